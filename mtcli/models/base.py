@@ -1,0 +1,54 @@
+"""The contract of a sequence-to-sequence model. Knows no architecture, no vocabulary and no search."""
+
+# B rows, S source, T target, H hidden, V vocabulary
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+Memory = dict[str, Tensor]  # what the encoder said; a row is a sentence; constant while it is decoded
+State = dict[str, Tensor]  # where the decoder stands; a row is a hypothesis; new at every step
+
+
+def select_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """Take ``rows`` (indices, repeats allowed) of every tensor of a Memory or State; its first dimension is the row."""
+    return {name: tensor.index_select(0, rows) for name, tensor in tensors.items()}
+
+
+class Seq2Seq(nn.Module):
+    """A source-to-target model that can be taught (`forward`) and stepped (`encode`, `init_state`, `decode_step`).
+
+    Masks say ``True = real token``. Rows of a Memory are sentences, rows of a State hypotheses; the K hypotheses of a
+    sentence stand side by side, so that rows(State) = K · rows(Memory) for any K >= 1 and nothing of the encoder is
+    copied per hypothesis.
+    """
+
+    def forward(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor:
+        """Teacher forcing: decoder states for every prefix of the target.
+
+        source (B, S) ids, source_mask (B, S) bool, target_in (B, T) ids that begin with BOS -> (B, T, H).
+        """
+        raise NotImplementedError
+
+    def project(self, states: Tensor) -> Tensor:
+        """Logits of the next token: (…, H) -> (…, V)."""
+        raise NotImplementedError
+
+    def encode(self, source: Tensor, source_mask: Tensor) -> Memory:
+        """source (B, S) ids, source_mask (B, S) bool -> Memory with B rows."""
+        raise NotImplementedError
+
+    def init_state(self, memory: Memory) -> State:
+        """The State before the first step: one row a sentence."""
+        raise NotImplementedError
+
+    def decode_step(
+        self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
+    ) -> tuple[Tensor, State, Tensor | None]:
+        """One step: tokens (K·B,), State with K·B rows, Memory with B rows -> logits (K·B, V), State, attention.
+
+        The attention is (K·B, S), the mean over heads of the last layer, or None where the model has none or it was
+        not asked for. May write into the State it was given: the caller must use the one it gets back.
+        """
+        raise NotImplementedError

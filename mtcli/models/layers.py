@@ -1,0 +1,32 @@
+"""Layers that several models use and that PyTorch lacks or does slowly. Knows no model."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014) with a mask that is cheap to draw on the CPU.
+
+    PyTorch draws one Bernoulli variable at a time there. Here four 16-bit numbers are cut from each 64-bit one, so the
+    probability is a multiple of 1/65536; values are scaled by exactly the inverse of the share that is kept.
+    """
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability = probability
+        self.dropped = round(probability * 65536)  # of the 65536 values of 16 bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.dropped == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.probability)
+        bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= self.dropped - 32768
+        return x * kept.to(x.dtype).mul_(65536 / (65536 - self.dropped))
+
+    def extra_repr(self) -> str:
+        return f"{self.probability}"

@@ -1,0 +1,374 @@
+"""Transformer encoder-decoder (Vaswani et al. 2017), with the variants that later work kept."""
+
+# B rows, S source, T target, H hidden, V vocabulary, K hypotheses of a sentence, R = B·K, L layers,
+# A attention heads, G key/value heads, D size of a head
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import Transformer as TransformerConfig
+from ..errors import UserError
+from .base import Memory, Seq2Seq, State
+from .layers import Dropout
+
+CACHE_CHUNK = 16  # target positions by which the cache of keys and values grows
+
+
+class TransformerSeq2Seq(Seq2Seq):
+    """Encoder and decoder stacks between tied or untied embeddings."""
+
+    def __init__(self, config: TransformerConfig, source_size: int, target_size: int):
+        super().__init__()
+        self.config = config
+        self.source_embedding = nn.Embedding(source_size, config.hidden_size)
+        if config.tied_embeddings == "all":
+            self.target_embedding = self.source_embedding
+        else:
+            self.target_embedding = nn.Embedding(target_size, config.hidden_size)
+        self.positions = POSITIONS[config.positions](config)
+        self.embedding_dropout = Dropout(config.dropout)
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        # Post-norm layers end in a norm already.
+        self.encoder_norm = _norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.decoder_norm = _norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.projection = nn.Linear(config.hidden_size, target_size)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+            if isinstance(module, PackedLinear):
+                for block in module.weight.split(module.sizes):
+                    nn.init.xavier_uniform_(block)
+            elif isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+        # Embeddings are multiplied by √H on the way in: unit variance there, and logits of unit variance where tied.
+        for embedding in (self.source_embedding, self.target_embedding):
+            nn.init.normal_(embedding.weight, std=self.config.hidden_size**-0.5)
+        if self.config.tied_embeddings != "none":
+            self.projection.weight = self.target_embedding.weight
+
+    def _embed(self, embedding: nn.Embedding, ids: Tensor, start: int = 0) -> Tensor:
+        """ids (…, T) -> (…, T, H), the first of them standing at position ``start``."""
+        vectors = embedding(ids) * math.sqrt(self.config.hidden_size)
+        return self.embedding_dropout(self.positions.add(vectors, start))
+
+    def _encode(self, source: Tensor, source_mask: Tensor) -> Tensor:
+        """(B, S) -> (B, S, H)"""
+        x = self._embed(self.source_embedding, source)
+        rotate = self.positions.rotation(0, source.shape[1], x)
+        mask = source_mask[:, None, None, :]  # (B, 1, 1, S)
+        for layer in self.encoder:
+            x = layer(x, mask, rotate)
+        return self.encoder_norm(x)
+
+    def forward(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor:
+        encoded = self._encode(source, source_mask)
+        x = self._embed(self.target_embedding, target_in)
+        rotate = self.positions.rotation(0, target_in.shape[1], x)
+        for layer in self.decoder:
+            x = layer(x, layer.cross_attention.keys_and_values(encoded), source_mask[:, None, None, :], rotate)
+        return self.decoder_norm(x)
+
+    def project(self, states: Tensor) -> Tensor:
+        return self.projection(states)
+
+    def encode(self, source: Tensor, source_mask: Tensor) -> Memory:
+        """Memory: ``mask`` (B, S), ``keys`` and ``values`` (B, L, G, S, D) of every decoder layer's cross-attention."""
+        encoded = self._encode(source, source_mask)
+        keys, values = zip(*(layer.cross_attention.keys_and_values(encoded) for layer in self.decoder))
+        return {"mask": source_mask, "keys": torch.stack(keys, 1), "values": torch.stack(values, 1)}
+
+    def init_state(self, memory: Memory) -> State:
+        """State: ``position`` (R,), ``cache`` (R, L, 2, G, C, D): keys and values so far, in room for C positions."""
+        rows, layers, groups, _, size = memory["keys"].shape
+        cache = memory["keys"].new_zeros(rows, layers, 2, groups, CACHE_CHUNK, size)
+        return {"position": torch.zeros(rows, dtype=torch.long, device=cache.device), "cache": cache}
+
+    def decode_step(
+        self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
+    ) -> tuple[Tensor, State, Tensor | None]:
+        position, cache = int(state["position"][0]), state["cache"]  # rows go in step
+        if position == cache.shape[4]:
+            cache = F.pad(cache, (0, 0, 0, CACHE_CHUNK))
+        x = self._embed(self.target_embedding, tokens[:, None], position)  # (R, 1, H)
+        rotate = self.positions.rotation(position, 1, x)
+        mask = memory["mask"][:, None, None, :]  # (B, 1, 1, S)
+        weights = None
+        for index, layer in enumerate(self.decoder):
+            cross = memory["keys"][:, index], memory["values"][:, index]  # (B, G, S, D) each
+            last = index == len(self.decoder) - 1
+            x, weights = layer.step(x, cache[:, index], position, cross, mask, rotate, attention and last)
+        logits = self.project(self.decoder_norm(x[:, 0]))
+        return logits, {"position": state["position"] + 1, "cache": cache}, weights
+
+
+# -------------------------------------------------------------------------------------------------------------- layers
+
+
+def _norm(config: TransformerConfig) -> nn.Module:
+    return {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[config.norm](config.hidden_size, eps=1e-6)
+
+
+class Sublayer(nn.Module):
+    """Norm, dropout and the way around: x + f(norm(x)) (pre-norm) or norm(x + f(x)) (post-norm)."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.norm = _norm(config)
+        self.dropout = Dropout(config.dropout)
+        self.pre = config.norm_position == "pre"
+
+    def enter(self, x: Tensor) -> Tensor:
+        return self.norm(x) if self.pre else x
+
+    def leave(self, x: Tensor, y: Tensor) -> Tensor:
+        x = x + self.dropout(y)
+        return x if self.pre else self.norm(x)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then feed-forward; Vaswani et al. 2017, section 3.1."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.self_attention = MultiHeadAttention(config)
+        self.feed_forward = FeedForward(config)
+        self.around_attention = Sublayer(config)
+        self.around_feed_forward = Sublayer(config)
+
+    def forward(self, x: Tensor, mask: Tensor, rotate: Rotation | None) -> Tensor:
+        y = self.around_attention.enter(x)
+        x = self.around_attention.leave(x, self.self_attention(y, mask, rotate))
+        return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention over the past, attention over the source, then feed-forward; Vaswani et al. 2017, section 3.1."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.self_attention = MultiHeadAttention(config)
+        self.cross_attention = MultiHeadAttention(config, cross=True)
+        self.feed_forward = FeedForward(config)
+        self.around_self_attention = Sublayer(config)
+        self.around_cross_attention = Sublayer(config)
+        self.around_feed_forward = Sublayer(config)
+
+    def forward(self, x: Tensor, cross: tuple[Tensor, Tensor], mask: Tensor, rotate: Rotation | None) -> Tensor:
+        y = self.around_self_attention.enter(x)
+        x = self.around_self_attention.leave(x, self.self_attention(y, None, rotate))
+        y = self.around_cross_attention.enter(x)
+        x = self.around_cross_attention.leave(x, self.cross_attention.attend(y, *cross, mask))
+        return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x)))
+
+    def step(
+        self,
+        x: Tensor,
+        cache: Tensor,
+        position: int,
+        cross: tuple[Tensor, Tensor],
+        mask: Tensor,
+        rotate: Rotation | None,
+        attention: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (R, 1, H), cache (R, 2, G, C, D), cross-attention keys and values of B sentences -> (R, 1, H), (R, S)."""
+        y = self.around_self_attention.enter(x)
+        x = self.around_self_attention.leave(x, self.self_attention.step(y, cache, position, rotate))
+        y = self.around_cross_attention.enter(x)
+        y = y.view(len(mask), -1, y.shape[-1])  # (B, K, H): a sentence's hypotheses ask side by side
+        weights = self.cross_attention.weights(y, cross[0], mask).flatten(0, 1) if attention else None  # (R, S)
+        y = self.cross_attention.attend(y, *cross, mask).view(x.shape)
+        x = self.around_cross_attention.leave(x, y)
+        return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x))), weights
+
+
+class PackedLinear(nn.Linear):
+    """Several linear layers of one input, computed as one; each block of rows is initialised as a layer of its own."""
+
+    def __init__(self, inputs: int, sizes: list[int]):
+        super().__init__(inputs, sum(sizes))
+        self.sizes = sizes
+
+
+class FeedForward(nn.Module):
+    """W₂ f(W₁ x): Vaswani et al. 2017, eq. 2; swiglu: W₂ (swish(W x) ⊙ V x): Shazeer 2020, eq. 6."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.gated = config.activation == "swiglu"
+        self.activation = {"relu": F.relu, "gelu": F.gelu, "swiglu": F.silu}[config.activation]
+        size = config.feed_forward_size
+        self.inner = PackedLinear(config.hidden_size, [size, size]) if self.gated else nn.Linear(config.hidden_size, size)
+        self.outer = nn.Linear(size, config.hidden_size)
+        self.dropout = Dropout(config.activation_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner(x)
+        if self.gated:
+            gate, x = x.chunk(2, dim=-1)
+            x = self.activation(gate) * x
+        else:
+            x = self.activation(x)
+        return self.outer(self.dropout(x))
+
+
+class MultiHeadAttention(nn.Module):
+    """softmax(QKᵀ/√D)V in several heads; Vaswani et al. 2017, section 3.2; grouped keys: Ainslie et al. 2023."""
+
+    def __init__(self, config: TransformerConfig, cross: bool = False):
+        super().__init__()
+        self.heads = config.heads
+        self.groups = config.key_value_heads or config.heads
+        if config.hidden_size % self.heads or self.heads % self.groups:
+            raise UserError(
+                f"model.hidden_size is {config.hidden_size}, heads {self.heads}, key_value_heads {self.groups}; each "
+                "must divide the one before it."
+            )
+        self.size = config.hidden_size // self.heads
+        keys = self.groups * self.size
+        self.sizes = [config.hidden_size, keys, keys]
+        self.dropout = config.attention_dropout
+        if cross:
+            self.query = nn.Linear(config.hidden_size, config.hidden_size)
+            self.key_value = PackedLinear(config.hidden_size, self.sizes[1:])
+        else:
+            self.query_key_value = PackedLinear(config.hidden_size, self.sizes)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, T, heads·D) -> (B, heads, T, D)"""
+        return x.unflatten(-1, (-1, self.size)).transpose(1, 2)
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+        """query (B, A, T, D), keys and values (B, G, S, D), mask broadcast to (B, A, T, S) -> (B, T, H)"""
+        x = F.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, is_causal=causal,
+            dropout_p=self.dropout if self.training else 0.0, enable_gqa=self.groups != self.heads,
+        )  # fmt: skip
+        return self.output(x.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor, mask: Tensor | None, rotate: Rotation | None) -> Tensor:
+        """Self-attention within x (B, T, H): over what the mask lets through or, without one, over the past.
+
+        Padding stands behind the real tokens, so that these never see it in the past.
+        """
+        query, keys, values = map(self._split, self.query_key_value(x).split(self.sizes, dim=-1))
+        if rotate is not None:
+            query, keys = rotate(query), rotate(keys)
+        return self._attend(query, keys, values, mask, causal=mask is None)
+
+    def step(self, x: Tensor, cache: Tensor, position: int, rotate: Rotation | None) -> Tensor:
+        """One position x (R, 1, H) over itself and the past in the cache (R, 2, G, C, D), to which it is added."""
+        query, keys, values = map(self._split, self.query_key_value(x).split(self.sizes, dim=-1))
+        if rotate is not None:
+            query, keys = rotate(query), rotate(keys)
+        cache[:, 0, :, position] = keys[:, :, 0]
+        cache[:, 1, :, position] = values[:, :, 0]
+        past = cache[:, :, :, : position + 1]
+        return self._attend(query, past[:, 0], past[:, 1], None)
+
+    def keys_and_values(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """encoded (B, S, H) -> keys and values (B, G, S, D)"""
+        keys, values = self.key_value(encoded).chunk(2, dim=-1)
+        return self._split(keys), self._split(values)
+
+    def attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Cross-attention of x (B, T, H) over keys and values (B, G, S, D), mask (B, 1, 1, S)."""
+        return self._attend(self._split(self.query(x)), keys, values, mask)
+
+    def weights(self, x: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """What `attend` gives each source position, mean over heads: (B, T, S)."""
+        keys = keys.repeat_interleave(self.heads // self.groups, dim=1)
+        scores = self._split(self.query(x)) @ keys.transpose(2, 3) / math.sqrt(self.size)  # (B, A, T, S)
+        return scores.masked_fill(~mask, -math.inf).softmax(dim=-1).mean(dim=1)
+
+
+# ----------------------------------------------------------------------------------------------------------- positions
+
+
+class SinusoidalPositions(nn.Module):
+    """sin and cos of geometrically spaced frequencies, added to the embeddings; Vaswani et al. 2017, section 3.5."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.size = config.hidden_size
+
+    def table(self, start: int, length: int, like: Tensor) -> Tensor:
+        """(length, H): the sines stand before the cosines, an order that the embeddings do not care about."""
+        half = (self.size + 1) // 2
+        angles = _angles(start, length, half, like)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, : self.size].to(like.dtype)
+
+    def add(self, x: Tensor, start: int) -> Tensor:
+        return x + self.table(start, x.shape[1], x)
+
+    def rotation(self, start: int, length: int, like: Tensor) -> None:
+        return None
+
+
+class LearnedPositions(nn.Module):
+    """A learned vector for each position, added to the embeddings (Gehring et al. 2017)."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.embedding = nn.Embedding(config.max_positions, config.hidden_size)
+        nn.init.normal_(self.embedding.weight, std=config.hidden_size**-0.5)
+
+    def table(self, start: int, length: int, like: Tensor) -> Tensor:
+        if start + length > self.embedding.num_embeddings:
+            raise UserError(
+                f"A sentence of {start + length} tokens is longer than the {self.embedding.num_embeddings} positions "
+                "that this model has learned; split it, or train with a larger model.max_positions."
+            )
+        return self.embedding.weight[start : start + length]
+
+    def add(self, x: Tensor, start: int) -> Tensor:
+        return x + self.table(start, x.shape[1], x)
+
+    def rotation(self, start: int, length: int, like: Tensor) -> None:
+        return None
+
+
+class RotaryPositions(nn.Module):
+    """Queries and keys of self-attention are turned by their position (Su et al. 2021); nothing is added."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.size = config.hidden_size // config.heads
+
+    def add(self, x: Tensor, start: int) -> Tensor:
+        return x
+
+    def rotation(self, start: int, length: int, like: Tensor) -> Rotation:
+        return Rotation(_angles(start, length, self.size // 2, like), like.dtype)
+
+
+class Rotation:
+    """Turns the pairs (i, i + D/2) of every vector by angles (T, D/2)."""
+
+    def __init__(self, angles: Tensor, dtype: torch.dtype):
+        self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, heads, T, D) -> the same, turned"""
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * self.cos - second * self.sin, second * self.cos + first * self.sin], dim=-1)
+
+
+def _angles(start: int, length: int, frequencies: int, like: Tensor) -> Tensor:
+    """position · 10000^(-i / frequencies): (length, frequencies)"""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    positions = torch.arange(start, start + length, device=like.device, dtype=dtype)
+    powers = torch.arange(frequencies, device=like.device, dtype=dtype) / frequencies
+    return positions[:, None] * 10000.0**-powers
+
+
+POSITIONS = {"sinusoidal": SinusoidalPositions, "learned": LearnedPositions, "rotary": RotaryPositions}

@@ -1,0 +1,163 @@
+"""Optimizers and learning-rate schedules. Knows parameters and progress, not the training loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import config as c
+
+# ---------------------------------------------------------------------------------------------------------- optimizers
+
+
+def _adam(model: nn.Module, config: c.Adam) -> list[torch.optim.Optimizer]:
+    return [_adam_over(list(model.parameters()), config)]
+
+
+def _adamw(model: nn.Module, config: c.AdamW) -> list[torch.optim.Optimizer]:
+    """Weight decay on matrices only: norms and biases have nothing to gain from being small."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    options: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": config.epsilon}
+    return [torch.optim.AdamW(groups, **options, fused=_on_gpu(model.parameters()))]
+
+
+def _muon(model: nn.Module, config: c.Muon) -> list[torch.optim.Optimizer]:
+    """Muon wants the matrices that map one hidden space to another; a row of an embedding is a vector of its own."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    tables.add(id(model.projection.weight))
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
+    inside = {id(p) for p in matrices}
+    muon = torch.optim.Muon(
+        matrices,
+        lr=config.matrix_learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [muon, _adam_over([p for p in model.parameters() if id(p) not in inside], config)]
+
+
+def _adam_over(parameters: list[nn.Parameter], config: c.Adam | c.Muon) -> torch.optim.Adam:
+    return torch.optim.Adam(
+        parameters, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=_on_gpu(parameters)
+    )
+
+
+def _on_gpu(parameters) -> bool:
+    return next(iter(parameters)).device.type == "cuda"
+
+
+OPTIMIZERS: dict[str, Callable] = {"adam": _adam, "adamw": _adamw, "muon": _muon}
+
+
+def build(model: nn.Module, config: c.Adam | c.AdamW | c.Muon) -> list[torch.optim.Optimizer]:
+    """The optimizers that together update every parameter of ``model`` once. Each group remembers its ``peak_lr``."""
+    optimizers = OPTIMIZERS[config.type](model, config)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Every group's learning rate becomes ``factor`` times its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+
+# ----------------------------------------------------------------------------------------------------------- schedules
+
+
+class Schedule:
+    """Which share of the peak learning rate an update uses.
+
+    ``update`` counts from 0; ``progress`` is the share of training that is done, 0 to 1. During the first
+    ``warmup_updates`` the share is cut to (update + 1) / warmup_updates of what it would be.
+    """
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    def factor(self, update: int, progress: float) -> float:
+        warmup = self.config.warmup_updates
+        return min(1.0, (update + 1) / warmup if warmup else 1.0) * self.after_warmup(update, progress)
+
+    def after_warmup(self, update: int, progress: float) -> float:
+        raise NotImplementedError
+
+    def validated(self, better: bool) -> None:
+        """Told after every validation whether it was the best so far."""
+
+    def state(self) -> dict[str, Any]:
+        """What has to be saved to go on; JSON."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state."""
+
+
+class ConstantSchedule(Schedule):
+    def after_warmup(self, update: int, progress: float) -> float:
+        return 1.0
+
+
+class InverseSquareRootSchedule(Schedule):
+    """√(warmup / update) after warm-up; Vaswani et al. 2017, eq. 3, scaled to peak at 1."""
+
+    def after_warmup(self, update: int, progress: float) -> float:
+        return math.sqrt(self.config.warmup_updates / max(update + 1, self.config.warmup_updates))
+
+
+class LinearSchedule(Schedule):
+    def after_warmup(self, update: int, progress: float) -> float:
+        return 1 - (1 - self.config.final_fraction) * progress
+
+
+class CosineSchedule(Schedule):
+    """Loshchilov and Hutter 2017, eq. 5, without restarts."""
+
+    def after_warmup(self, update: int, progress: float) -> float:
+        return self.config.final_fraction + (1 - self.config.final_fraction) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class PlateauSchedule(Schedule):
+    def __init__(self, config: c.Plateau):
+        super().__init__(config)
+        self.fraction, self.waited = 1.0, 0
+
+    def after_warmup(self, update: int, progress: float) -> float:
+        return self.fraction
+
+    def validated(self, better: bool) -> None:
+        self.waited = 0 if better else self.waited + 1
+        if self.waited > self.config.patience:
+            self.fraction = max(self.fraction * self.config.factor, self.config.min_fraction)
+            self.waited = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"fraction": self.fraction, "waited": self.waited}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.fraction, self.waited = state["fraction"], state["waited"]
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "constant": ConstantSchedule,
+    "inverse_sqrt": InverseSquareRootSchedule,
+    "linear": LinearSchedule,
+    "cosine": CosineSchedule,
+    "plateau": PlateauSchedule,
+}
+
+
+def build_schedule(config: Any) -> Schedule:
+    """The schedule that a config's ``training.schedule`` asks for."""
+    return SCHEDULES[config.type](config)
