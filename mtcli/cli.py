@@ -1,0 +1,397 @@
+"""The command line: parse, call, print. What it calls is imported inside the commands, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from . import __version__
+from .errors import UserError
+
+app = typer.Typer(
+    name="mtcli",
+    help="Train a translator from parallel text, use it, score it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+log = logging.getLogger("mtcli")
+
+
+class Device(str, Enum):
+    auto, cpu, cuda, mps = "auto", "cpu", "cuda", "mps"
+
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file that says what to train and how.")]
+SetOption = Annotated[
+    Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the config; repeatable.")
+]
+NewRunOption = Annotated[
+    Optional[Path], typer.Option("--run", help="Directory of the run.  [default: runs/ and the config's name]")
+]
+RunOption = Annotated[Optional[Path], typer.Option("--run", help="Directory of a run.  [default: the one trained last]")]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
+ThreadsOption = Annotated[
+    Optional[int], typer.Option(min=1, help="Processor cores to use.  [default: PyTorch's choice, usually all]")
+]
+BeamOption = Annotated[Optional[int], typer.Option(min=1, help="Hypotheses kept at each step; 1 is greedy.")]
+JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Run the command line. Results go to stdout, all else to stderr; exits 0, 1 (failure) or 2 (wrong usage)."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace" if stream is sys.stderr else "strict")
+    try:
+        app()
+    except UserError as error:
+        print(f"mtcli: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mtcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+@app.command("build-vocab")
+def build_vocab(config: ConfigOption, run: NewRunOption = None, settings: SetOption = None) -> None:
+    """Train the tokenizers, count the vocabularies, and say how well they cover the text."""
+    from . import codec, corpus, trainer
+
+    place = _prepare_run(config, run, settings)
+    with place.lock():
+        codecs = trainer.prepare(place.config, place)
+        rows = [("", "size", "tokens", "tokens/line", "UNK", "coverage", "used")]
+        validation, references = corpus.read_evaluation(place.config.data.validation)
+        for side, name in enumerate(("source", "target")):
+            texts = {
+                "train": (pair[side] for pair in trainer.training_pairs(place.config)),
+                "validation": validation if side == 0 else (each[0] for each in references),
+            }
+            for part, lines in texts.items():
+                r = codec.report(codecs[side], lines)
+                rows.append((
+                    f"{name}, {part}", f"{r['size']:,}", f"{r['tokens']:,}", f"{r['tokens_per_line']:.1f}",
+                    f"{r['unknown_rate']:.2%}", f"{1 - r['unknown_rate']:.2%}", f"{r['used']:.1%}",
+                ))  # fmt: skip
+    _print_table(rows)
+    log.info(f"written to {place.path / 'tokenizer'}\nnext: mtcli train --config {config}")
+
+
+@app.command()
+def train(
+    config: ConfigOption,
+    run: NewRunOption = None,
+    settings: SetOption = None,
+    device: DeviceOption = Device.auto,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train a model; the same command again continues a run where it stopped."""
+    place = _prepare_run(config, run, settings)
+    from . import devices, trainer  # PyTorch is loaded only once the config is known to be sound
+
+    devices.keep_freed_memory()
+    devices.set_threads(threads)
+    with place.lock():
+        place.mark_latest()
+        job = trainer.Trainer(place, devices.choose(device.value))
+        parameters = sum(parameter.numel() for parameter in job.model.parameters())
+        log.info(f"{place.path}: {place.config.model.type}, {parameters:,} parameters, on {job.device}")
+        try:
+            job.train()
+        except trainer.Interrupted as stop:
+            log.info(f"stopped and saved after update {job.progress.update:,}; to continue: {_same_command()}")
+            sys.exit(128 + stop.signal)
+        except (KeyboardInterrupt, UserError):
+            if place.checkpoints():
+                log.info(f"saved up to update {place.checkpoints()[-1]:,}; to continue: {_same_command()}")
+            raise
+    best, progress = place.best, job.progress
+    log.info(
+        f"finished: {place.path}, {progress.update:,} updates in {progress.seconds / 60:.1f} minutes; best "
+        f"{best['metric']} {best['value']:.4g} at update {best['update']:,}\n"
+        f'next: mtcli translate --run {place.path} "{job.sources[0]}"\n'
+        f"      mtcli eval --run {place.path}"
+    )
+
+
+def _prepare_run(config_path: Path, run: Path | None, settings: list[str] | None):
+    """The run directory for a config: new, or the existing one if it was made with the same config."""
+    from . import config as configs
+
+    config = configs.load(config_path, settings or [])
+    from .checkpoint import Run
+
+    return Run.create(run or Path("runs") / config_path.stem, config_path.read_text(encoding="utf-8"), config)
+
+
+def _same_command() -> str:
+    import shlex
+
+    return shlex.join(["mtcli", *sys.argv[1:]])
+
+
+# --------------------------------------------------------------------------------------------------------- translating
+
+
+@app.command()
+def translate(
+    text: Annotated[Optional[list[str]], typer.Argument(help="Sentences, each quoted. Without any: --input or stdin.")] = None,
+    run: RunOption = None,
+    input: Annotated[Optional[Path], typer.Option("--input", "-i", help="File with one sentence a line; .gz too.")] = None,
+    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
+    beam_size: BeamOption = None,
+    n_best: Annotated[int, typer.Option(min=1, help="Hypotheses to print for each line.")] = 1,
+    as_json: JSONOption = False,
+    length_penalty: Annotated[Optional[float], typer.Option(min=0, help="Alpha of the length penalty; 0: none.")] = None,
+    max_length_ratio: Annotated[Optional[float], typer.Option(min=0, help="Most target tokens per source token.")] = None,
+    no_repeat_ngram: Annotated[Optional[int], typer.Option(min=0, help="Longest n-gram that may not repeat.")] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw translations at random instead of searching.")] = False,
+    temperature: Annotated[Optional[float], typer.Option(help="With --sample: below 1 is safer, above is wilder.")] = None,
+    top_k: Annotated[Optional[int], typer.Option(min=1, help="With --sample: from the k best tokens only.")] = None,
+    top_p: Annotated[Optional[float], typer.Option(help="With --sample: from the best tokens of this probability.")] = None,
+    seed: Annotated[Optional[int], typer.Option(min=0, help="With --sample: another seed, other translations.")] = None,
+    device: DeviceOption = Device.auto,
+    threads: ThreadsOption = None,
+) -> None:
+    """Translate sentences from the command line, a file, or stdin; one line in, one line out."""
+    if text and input:
+        raise typer.BadParameter("give sentences or --input, not both")
+    chosen: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    sampling = {key: value for key, value in chosen.items() if value is not None}
+    if sampling and not sample:
+        raise typer.BadParameter(f"--{next(iter(sampling)).replace('_', '-')} goes with --sample")
+    lines = _lines(text, input)
+    translator = _load_translator(run, device, threads)
+    changes: dict[str, Any] = {}
+    if sample:
+        changes["sampling"] = sampling
+    if beam_size is not None:
+        changes["beam_size"] = beam_size
+    elif n_best > translator.config.decoding.beam_size:
+        changes["beam_size"] = n_best
+    if length_penalty is not None:
+        changes["length_penalty"] = {"type": translator.config.decoding.length_penalty.type, "alpha": length_penalty}
+    if max_length_ratio is not None:
+        changes["max_length_ratio"] = max_length_ratio
+    if no_repeat_ngram is not None:
+        changes["no_repeat_ngram"] = no_repeat_ngram
+    decoding = translator.decoding(**changes)
+    if lines is None:
+        for number, line in enumerate(_prompt(), 1):
+            for translation in translator.stream([line], decoding, n_best, attention=as_json, first_line=number):
+                _write(sys.stdout, translation, number, n_best, as_json)
+        return
+    with _writer(output) as out:
+        for number, translation in enumerate(translator.stream(lines, decoding, n_best, attention=as_json), 1):
+            _write(out, translation, number, n_best, as_json)
+
+
+def _lines(text: list[str] | None, path: Path | None) -> Iterable[str] | None:
+    """What is to be translated, a line at a time; None means that a person is to be asked."""
+    from . import corpus
+
+    if text:
+        for sentence in text:
+            try:
+                sentence.encode("utf-8")
+            except UnicodeEncodeError:
+                raise UserError(f"{sentence!r} on the command line is not UTF-8.") from None
+        return [line for sentence in text for line in sentence.split("\n")]
+    if path:
+        return corpus.read_lines(path)
+    if sys.stdin.isatty():
+        return None
+    return corpus.read_stream(sys.stdin.buffer, "stdin")
+
+
+def _load_translator(run: Path | None, device: Device, threads: int | None):
+    from .translator import Translator
+
+    return Translator.load(run, device.value, threads)
+
+
+def _prompt() -> Iterator[str]:
+    """Lines that a person types, with editing and history where the platform has readline."""
+    try:
+        import readline
+    except ImportError:
+        pass
+    else:
+        history = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local/state")) / "mtcli_history"
+        try:
+            history.parent.mkdir(parents=True, exist_ok=True)
+            history.touch()
+            readline.read_history_file(history)
+            import atexit
+
+            atexit.register(readline.write_history_file, history)
+        except OSError:  # no history then
+            pass
+    print("Type a sentence; an empty line or Ctrl-D ends.", file=sys.stderr)
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        if not line.strip():
+            return
+        yield line
+
+
+@contextmanager
+def _writer(path: Path | None):
+    """Where results go: stdout, or a file that bears its name only once it is whole."""
+    if path is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def _write(out, translation, number: int, n_best: int, as_json: bool) -> None:
+    """One Translation as a line of text, as n-best lines ``number ||| text ||| score``, or as a JSON object."""
+    if as_json:
+        hypotheses = [vars(hypothesis) for hypothesis in translation.hypotheses]
+        line = {"line": number, "source": translation.source, "hypotheses": hypotheses}
+        print(json.dumps(line, ensure_ascii=False), file=out)
+    elif n_best == 1:
+        print(translation.text, file=out)
+    else:
+        for hypothesis in translation.hypotheses:
+            print(f"{number} ||| {hypothesis.text} ||| {hypothesis.score:.4f}", file=out)
+    out.flush()
+
+
+# ------------------------------------------------------------------------------------------------------------- scoring
+
+
+@app.command("eval")
+def evaluate(
+    run: RunOption = None,
+    source: Annotated[Optional[Path], typer.Option(help="File to translate, one sentence a line.")] = None,
+    reference: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="Its translations, line by line; repeatable, or a .tsv with several a line."),
+    ] = None,
+    data: Annotated[Optional[Path], typer.Option(help="TSV of source and reference, instead of two files.")] = None,
+    metrics: Annotated[Optional[str], typer.Option(help="Comma-separated: bleu, chrf, ter, exact_match.")] = None,
+    against: Annotated[Optional[Path], typer.Option(help="Another run: is the difference significant?")] = None,
+    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="Write the translations here.")] = None,
+    beam_size: BeamOption = None,
+    as_json: JSONOption = False,
+    device: DeviceOption = Device.auto,
+    threads: ThreadsOption = None,
+) -> None:
+    """Translate a test set and score it. Without files: the test set that the run's config names."""
+    if data and (source or reference):
+        raise typer.BadParameter("give --data, or --source and --reference, not both")
+    if bool(source) != bool(reference):
+        raise typer.BadParameter("--source and --reference go together")
+    from . import config as configs, corpus, evaluation
+
+    translator = _load_translator(run, device, threads)
+    if data:
+        part = configs.TSV(path=str(data))
+    elif source:
+        part = configs.Plain(source=str(source), target=[str(path) for path in reference or []])
+    elif translator.config.data.test is not None:
+        part = translator.config.data.test
+    else:
+        raise UserError("The run's config names no data.test; give --data, or --source and --reference.")
+    names = list(translator.config.evaluation.metrics)
+    if metrics is not None:
+        names = [name.strip() for name in metrics.split(",")]
+        configs.replace(translator.config.evaluation, metrics=names)  # only to check them
+    sources, references = corpus.read_evaluation(part)
+    decoding = translator.decoding(**({"beam_size": beam_size} if beam_size is not None else {}))
+    result = evaluation.evaluate(translator, sources, references, names, decoding)
+    if output:
+        with _writer(output) as out:
+            out.writelines(f"{line}\n" for line in result.hypotheses)
+    name = str(run or "the run trained last")
+    comparisons = []
+    if against:
+        other = _load_translator(against, device, threads)
+        rival = evaluation.evaluate(other, sources, references, [], other.decoding(beam_size=decoding.beam_size))
+        systems = [(str(against), rival.hypotheses), (name, result.hypotheses)]
+        options = evaluation.metric_options(translator)
+        comparisons = evaluation.metrics.compare(systems, references, names, **options)
+    if as_json:
+        summary: dict[str, Any] = {key: value for key, value in result.values().items() if key != "loss"}
+        summary |= {
+            "sentences": len(sources),
+            "source": configs.name_of(part),
+            "beam_size": decoding.beam_size,
+            "signatures": {name: score.signature for name, score in result.scores.items()},
+        }
+        if comparisons:
+            summary["comparison"] = [comparison._asdict() for comparison in comparisons]
+        print(json.dumps(summary, ensure_ascii=False))
+        return
+    print(f"{name} on {configs.name_of(part)}: {len(sources):,} sentences, beam {decoding.beam_size}")
+    _print_table(
+        [(score.name, f"{score.value:.2f}", score.signature) for score in result.scores.values()]
+        + [("perplexity", f"{result.perplexity:.3f}", "of a target token of the first references, end of sentence included")]
+    )
+    if comparisons:
+        print("\nPaired bootstrap: could the difference to the first system be chance?")
+        _print_table(
+            [("system", "metric", "score", "mean ± 95 %", "p")]
+            + [
+                (c.system, c.name, f"{c.value:.2f}", f"{c.mean:.2f} ± {c.interval:.2f}", "" if c.p_value is None else f"{c.p_value:.4f}")
+                for c in comparisons
+            ]
+        )
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of configs, for completion and checking in editors."""
+    from . import config as configs
+
+    print(json.dumps(configs.schema(), indent=2))
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for first, *rest in rows:
+        cells = [cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width) for cell, width in zip(rest, widths[1:])]
+        print("  ".join([first.ljust(widths[0]), *cells]).rstrip())
