@@ -17,7 +17,7 @@ from sacrebleu.significance import PairedTest
 from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
 from sacrebleu.utils import SACREBLEU_DIR, sum_of_lists
 
-from mtcli.errors import UserError
+from .errors import UserError
 
 log = logging.getLogger("mtcli")
 
