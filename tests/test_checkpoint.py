@@ -1,0 +1,638 @@
+"""A run directory survives kills, full disks and damage, and a stranger's one can do no harm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mtcli import config as configs
+from mtcli.checkpoint import FILES, MANIFEST, MODEL, STATE, TENSORS, Run, load_into, to_tensors
+from mtcli.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+KILLS = int(os.environ.get("MTCLI_KILLS", 10))  # at random moments, beside those at every step of a save
+
+YAML = """
+data: {train: train.tsv, validation: validation.tsv}
+tokenizer: char
+model: {type: gru, hidden_size: 8}
+training: {max_updates: 10}
+"""
+
+
+def config(text: str = YAML) -> configs.Config:
+    return configs.loads(text, "test.yaml")
+
+
+def contents(update: int) -> tuple[dict, dict, dict]:
+    """What tests save after an update: recognisable everywhere."""
+    model = {"weight": torch.full((4, 3), float(update)), "bias": torch.full((4,), float(update))}
+    return model, {"weight/step": torch.tensor(update)}, {"update": update, "log_size": 0}
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    """A run with a tokenizer and the checkpoints 1 and 2, of which 1 is the best."""
+    run = Run.create(tmp_path / "run", YAML, config())
+    run.save_tokenizers(lambda folder: (folder / "shared.vocabulary.json").write_text("[]"))
+    for update in (1, 2):
+        run.append_log({"update": update})
+        run.save_checkpoint(update, *contents(update))
+    run.set_best({"update": 1, "metric": "loss", "value": 0.5})
+    return run
+
+
+def whole(checkpoint, update: int) -> bool:
+    model, tensors, state = contents(update)
+    assert (checkpoint.update, checkpoint.state) == (update, state)
+    for saved, wanted in ((checkpoint.model, model), (checkpoint.tensors, tensors)):
+        assert saved.keys() == wanted.keys() and all(torch.equal(saved[name], wanted[name]) for name in wanted)
+    return True
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def sign(folder: Path) -> None:
+    """Make the manifest of a checkpoint agree with whatever its files hold, as a stranger can."""
+    files = {}
+    for name in FILES:
+        data = (folder / name).read_bytes()
+        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps({"update": int(folder.name), "files": files}))
+
+
+# ------------------------------------------------------------------------------------------------ what was saved comes back
+
+
+def test_every_kind_of_tensor_comes_back_exactly(run):
+    model = {
+        "float32": torch.tensor([0.1, -0.0, float("inf"), float("nan")]),
+        "bf16": torch.randn(5, 7).to(torch.bfloat16),
+        "float64": torch.randn(3, dtype=torch.float64),
+        "transposed": torch.randn(3, 4).t(),
+    }
+    tensors = {"scalar": torch.tensor(3.0), "int64": torch.tensor(2**62 + 1), "empty": torch.zeros(0, 4)}
+    run.save_checkpoint(3, model, tensors, {"ä": [1, 0.1 + 0.2, None, "\ud800"]})
+    saved = run.load_checkpoint("newest", training=True)
+    for there, wanted in ((saved.model, model), (saved.tensors, tensors)):
+        for name, tensor in wanted.items():
+            assert there[name].dtype == tensor.dtype and there[name].shape == tensor.shape
+            assert there[name].contiguous().view(-1).tolist().__repr__() == tensor.reshape(-1).tolist().__repr__()
+    assert saved.state == {"ä": [1, 0.1 + 0.2, None, "\ud800"]}
+
+
+class Tied(nn.Module):
+    def __init__(self, size: int = 5):
+        super().__init__()
+        self.embedding = nn.Embedding(size, 4)
+        self.projection = nn.Linear(4, size)
+        self.projection.weight = self.embedding.weight
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("cache", torch.zeros(3), persistent=False)
+
+
+def test_tied_weights_are_saved_once_and_stay_tied(run):
+    model, other = Tied(), Tied()
+    assert set(to_tensors(model)) == {"embedding.weight", "projection.bias", "count"}
+    run.save_checkpoint(3, to_tensors(model), {}, {})
+    load_into(other, run.load_checkpoint(3, training=False, model=other).model)
+    assert other.projection.weight is other.embedding.weight
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
+
+
+def test_a_model_of_another_form_is_refused_without_a_substitute(run):
+    run.save_checkpoint(3, to_tensors(Tied(5)), {}, {})
+    with torch.device("meta"):
+        form = Tied(6)
+    with pytest.raises(UserError, match=r"'embedding.weight': there is float32 5 × 4, expected float32 6 × 4"):
+        run.load_checkpoint("newest", training=False, model=form)
+    with pytest.raises(UserError, match="expected float64 5 × 4"):
+        run.load_checkpoint("newest", training=False, model=Tied(5).double())
+    with pytest.raises(UserError, match="'count': there is nothing, expected int64 scalar"):
+        load_into(Tied(), {name: tensor for name, tensor in to_tensors(Tied()).items() if name != "count"})
+
+
+def test_reading_for_translation_needs_the_model_only(run):
+    (run.path / "checkpoints/2" / TENSORS).unlink()
+    found = run.load_checkpoint("newest", training=False)
+    assert found.update == 2 and found.tensors == {} and found.state == {}
+    assert run.load_checkpoint("newest", training=True).update == 1
+
+
+def test_the_same_update_can_be_saved_again(run):
+    model, tensors, state = contents(2)
+    run.save_checkpoint(2, model, tensors, {**state, "again": True})
+    assert run.load_checkpoint(2, training=True).state["again"]
+    assert sorted(os.listdir(run.path / "checkpoints")) == ["1", "2"]
+
+
+# -------------------------------------------------------------------------------------------------------------- damage
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flip(data: bytes) -> bytes:
+    at = len(data) * 2 // 3
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize("damage", [cut, flip, lambda data: data + b" x", lambda data: b"", None])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run, caplog, name, damage):
+    path = run.path / "checkpoints/2" / name
+    if damage:
+        path.write_bytes(damage(path.read_bytes()))
+    else:
+        path.unlink()
+    assert whole(run.load_checkpoint("newest", training=True), 1)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.startswith("Checkpoint 2 is damaged") and name in warning and "Checkpoint 1 is used" in warning
+    with pytest.raises(UserError, match="Checkpoint 2 is damaged"):
+        run.load_checkpoint(2, training=True)
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_no_flipped_bit_goes_unnoticed(run, name):
+    path = run.path / "checkpoints/2" / name
+    data = path.read_bytes()
+    for bit in range(0, len(data) * 8, 31):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        found = run.load_checkpoint("newest", training=True)
+        assert whole(found, found.update)
+        assert found.update == 1 or name == MANIFEST and json.loads(flipped) == json.loads(data)
+
+
+def test_where_nothing_is_whole_nothing_is_touched(run):
+    for update in (1, 2):
+        (run.path / f"checkpoints/{update}" / MODEL).write_bytes(b"")
+    before = snapshot(run.path)
+    with pytest.raises(UserError, match="No checkpoint of .*run can be used; nothing was changed.\n.*2 .*\n.*1 "):
+        run.load_checkpoint("newest", training=True)
+    run.prune(1)
+    assert snapshot(run.path) == before
+
+
+def test_the_best_is_preferred_and_replaced_when_it_cannot_be_used(run, caplog):
+    assert run.load_checkpoint("best", training=False).update == 1
+    best = run.path / "checkpoints/1"
+    (best / MODEL).write_bytes(b"")
+    assert run.load_checkpoint("best", training=False).update == 2
+    shutil.rmtree(best)
+    assert run.load_checkpoint("best", training=False).update == 2
+    (run.path / "best.json").write_text('{"update": "1"}')
+    assert run.load_checkpoint("best", training=False).update == 2
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 3 and "damaged" in messages[0] and "gone" in messages[1] and "best.json" in messages[2]
+    (run.path / "best.json").unlink()
+    assert run.load_checkpoint("best", training=False).update == 2 and run.best is None
+
+
+def test_a_run_without_checkpoints_says_so(tmp_path):
+    run = Run.create(tmp_path / "run", YAML, config())
+    assert run.checkpoints() == []
+    with pytest.raises(UserError, match="holds no checkpoint yet"):
+        run.load_checkpoint("best", training=False)
+
+
+def test_a_checkpoint_that_training_removes_meanwhile_is_no_damage(run, caplog, monkeypatch):
+    verified = Run._verified
+
+    def removed_meanwhile(self, update, *rest):
+        if update == 2:
+            run.save_checkpoint(3, *contents(3))
+            shutil.rmtree(run.path / "checkpoints/2")
+        return verified(self, update, *rest)
+
+    monkeypatch.setattr(Run, "_verified", removed_meanwhile)
+    assert whole(run.load_checkpoint("newest", training=True), 3)
+    assert not caplog.records
+
+
+def test_pruning_keeps_the_newest_whole_ones_and_the_best(run):
+    for update in (3, 4, 5, 6):
+        run.save_checkpoint(update, *contents(update))
+    (run.path / "checkpoints/5" / STATE).write_bytes(b"{}")
+    run = Run(run.path)  # a new process knows nothing yet
+    run.prune(2)
+    assert run.checkpoints() == [1, 4, 6]
+    (run.path / "checkpoints/6" / STATE).write_bytes(b"{}")
+    Run(run.path).prune(1)
+    assert run.checkpoints() == [1, 4, 6]  # what is damaged goes once there is a newer whole one
+    (run.path / "best.json").write_text("{")
+    run.prune(1)
+    assert run.checkpoints() == [1, 4, 6]  # the best one is not known
+
+
+# ---------------------------------------------------------------------------------------------------- hostile directories
+
+
+PARTS = [
+    "config.yaml", "requested.yaml", "tokenizer", "tokenizer/shared.vocabulary.json", "log.jsonl", "best.json", "lock",
+    "checkpoints", "checkpoints/2", f"checkpoints/2/{MODEL}", f"checkpoints/2/{MANIFEST}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_links_are_not_followed(run, tmp_path, part):
+    elsewhere = tmp_path / "elsewhere"
+    (run.path / part).rename(elsewhere)
+    (run.path / part).symlink_to(elsewhere)
+
+    def outside():
+        return snapshot(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()
+
+    before = outside()
+    complaints = []
+    for use in (
+        lambda: Run.open(run.path).config,
+        lambda: run.requested,
+        lambda: Run.create(run.path, YAML, config(YAML.replace("10", "20"))),
+        lambda: run.load_checkpoint(2, training=False),
+        lambda: run.save_checkpoint(2, *contents(2)) if part == "checkpoints" else None,
+        lambda: run.append_log({}),
+        lambda: run.truncate_log(0),
+        lambda: run.best,
+    ):
+        try:
+            use()
+        except UserError as error:
+            complaints.append(str(error))
+    assert any(f"{run.path / part} is a link" in text for text in complaints)
+    assert outside() == before
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if "." in part or part == "lock"])
+def test_named_pipes_do_not_hang(run, part):
+    (run.path / part).unlink()
+    os.mkfifo(run.path / part)
+    uses = (
+        lambda: Run.open(run.path).config,
+        lambda: run.requested,
+        lambda: run.lock().__enter__(),
+        lambda: run.load_checkpoint(2, training=False),
+        run.read_log,
+        lambda: run.append_log({}),
+        lambda: run.best,
+    )
+    refused = 0
+    for use in uses:
+        try:
+            use()
+        except UserError as error:
+            refused += 1
+            assert str(run.path) in str(error)
+    assert refused
+
+
+def header(declared: dict, data: bytes = b"") -> bytes:
+    text = json.dumps(declared).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+HUGE = {"weight": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 2**62]}}
+
+
+@pytest.mark.parametrize(
+    "name, data",
+    [
+        (MODEL, header(HUGE)),
+        (MODEL, header({"weight": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 4]}}, b"1234")),
+        (MODEL, header({"weight": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 0]}})),
+        (MODEL, header({"weight": {"dtype": "PICKLE", "shape": [1], "data_offsets": [0, 4]}}, b"1234")),
+        (MODEL, struct.pack("<Q", 2**63) + b"{}"),
+        (MODEL, struct.pack("<Q", 2**40) + b"{}"),
+        (MODEL, b"\x80\x04\x95"),
+        (TENSORS, header(HUGE)),
+        (TENSORS, b""),
+        (STATE, b"[" * 1_000_000),
+        (STATE, b'{"a":' * 100_000),
+        (STATE, b'{"a": NaN}'),
+        (STATE, b'{"a": 1e999}'),
+        (STATE, b'{"a": ' + b"9" * 100_000 + b"}"),
+        (STATE, b"[]"),
+        (STATE, b"\xff"),
+        (STATE, b" " * (10 << 20) + b"{}"),
+    ],
+)
+def test_signed_nonsense_is_refused(run, name, data):
+    folder = run.path / "checkpoints/2"
+    (folder / name).write_bytes(data)
+    sign(folder)
+    with pytest.raises(UserError, match=f"{folder}.*"):
+        run.load_checkpoint(2, training=True)
+    assert whole(run.load_checkpoint("newest", training=True), 1)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"update": 2, "files": {"../../../../etc/passwd": {"bytes": 1, "sha256": ""}}},
+        {"update": 2, "files": {name: [] for name in FILES}},
+        {"update": 2, "files": {name: {"bytes": 2**60, "sha256": "0"} for name in FILES}},
+        {"update": 2, "files": [1]},
+        {"update": [2]},
+        [],
+    ],
+)
+def test_a_hostile_manifest_is_refused(run, manifest):
+    (run.path / "checkpoints/2" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="Checkpoint 2 is damaged"):
+        run.load_checkpoint(2, training=True)
+
+
+def test_foreign_names_among_checkpoints_are_no_checkpoints(run):
+    for name in ("../3", "..", "٣", "03", "3 ", "-3", "3.0", "9" * 30, ".3.1.aside"):
+        (run.path / "checkpoints" / name).mkdir(exist_ok=True)
+    (run.path / "checkpoints/7").write_text("no directory")
+    assert run.checkpoints() == [1, 2, 7]
+    assert whole(run.load_checkpoint("newest", training=True), 2)
+
+
+@pytest.mark.parametrize(
+    "name, data",
+    [
+        ("config.yaml", b"a" * (2 << 20)),
+        ("config.yaml", b"[" * 100_000),
+        ("config.yaml", b"\xff\xfe"),
+        ("config.yaml", b"!!python/object/apply:os.system ['true']"),
+        ("best.json", b"[" * 100_000),
+        ("best.json", b'{"update": 1, "metric": "loss", "value": Infinity}'),
+        ("best.json", b'{"update": "../..", "metric": "loss", "value": 1}'),
+        ("log.jsonl", b"[" * 100_000 + b"\n"),
+    ],
+)
+def test_other_hostile_files_are_refused(run, name, data):
+    (run.path / name).write_bytes(data)
+    run = Run.open(run.path)
+    with pytest.raises(UserError, match=name):
+        run.config, run.best, run.read_log()
+
+
+def test_a_tokenizer_folder_holds_files_of_a_sane_size(run):
+    path = run.path / "tokenizer/huge"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # sparse
+    with pytest.raises(UserError, match="huge is no tokenizer"):
+        Run.open(run.path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="huge is no tokenizer"):
+        Run.open(run.path)
+
+
+# ----------------------------------------------------------------------------------------------- making and finding runs
+
+
+def test_a_run_goes_on_with_its_config_and_with_what_may_change(run):
+    assert run.requested == YAML and Run.open(run.path).config == config()
+    longer = YAML.replace("max_updates: 10", "max_updates: 20")
+    assert Run.create(run.path, longer, config(longer)).config.training.max_updates == 20
+    assert Run.open(run.path).config == config(longer) and run.requested == longer
+    wider = YAML.replace("hidden_size: 8", "hidden_size: 16")
+    before = snapshot(run.path)
+    with pytest.raises(UserError, match=r"another config:\n(.*\n)*  model.hidden_size: 8 -> 16\n"):
+        Run.create(run.path, wider, config(wider))
+    assert snapshot(run.path) == before
+
+
+def test_what_is_no_run_is_told(run, tmp_path):
+    with pytest.raises(UserError, match=f"no such directory. There is: {run.path}."):
+        Run.open(tmp_path / "ran")
+    with pytest.raises(UserError, match="lacks config.yaml, tokenizer, checkpoints"):
+        Run.open(tmp_path)
+    shutil.rmtree(run.path / "checkpoints")
+    with pytest.raises(UserError, match="no model yet: it lacks checkpoints"):
+        Run.open(run.path)
+    (tmp_path / "file").write_text("")
+    for use in (lambda: Run.open(tmp_path / "file"), lambda: Run.create(tmp_path / "file", YAML, config())):
+        with pytest.raises(UserError, match=f"{tmp_path / 'file'}"):
+            use()
+    with pytest.raises(UserError):
+        Run.open("name\0with NUL")
+
+
+def test_the_latest_run_is_found_again(run, tmp_path):
+    runs = tmp_path / "runs"
+    with pytest.raises(UserError, match="No run has been trained here yet"):
+        Run.latest(runs)
+    run.mark_latest(runs)
+    assert Run.latest(runs).path.samefile(run.path)
+    inside = runs / "näme"
+    shutil.copytree(run.path, inside)
+    Run(inside).mark_latest(runs)
+    assert (runs / "latest").read_text() == "näme\n" and Run.latest(runs).path == inside
+    shutil.rmtree(inside)
+    with pytest.raises(UserError, match="'näme', which is gone"):
+        Run.latest(runs)
+    (runs / "latest").write_bytes(b"\0\xff\n\n")
+    with pytest.raises(UserError, match="which is gone"):
+        Run.latest(runs)
+
+
+# ----------------------------------------------------------------------------------------------------------------- log
+
+
+def test_the_log_is_what_it_was_at_the_checkpoint(run):
+    size = run.log_size()
+    run.append_log({"update": 3, "text": "苹果\u2028\ud800\n", "perplexity": [float("inf")]})
+    with open(run.path / "log.jsonl", "ab") as file:
+        file.write(b'{"upda')  # torn by a kill
+    assert run.read_log() == [{"update": 1}, {"update": 2}, {"update": 3, "text": "苹果\u2028\ud800\n", "perplexity": [None]}]
+    run.truncate_log(run.log_size())
+    assert len(run.read_log()) == 3 and (run.path / "log.jsonl").read_bytes().endswith(b"\n")
+    run.truncate_log(size)
+    run.append_log({"update": 3})
+    assert run.read_log() == [{"update": 1}, {"update": 2}, {"update": 3}]
+    run.truncate_log(0)
+    assert run.log_size() == 0 and run.read_log() == []
+    run.truncate_log(0)
+
+
+def test_a_log_that_lost_lines_is_told_and_goes_on(run, caplog):
+    run.truncate_log(run.log_size() + 100)
+    assert "lacks its last 100 bytes" in caplog.text and len(run.read_log()) == 2
+
+
+def test_a_broken_line_of_the_log_is_named(run):
+    (run.path / "log.jsonl").write_bytes(b'{"a": 1}\n{"a"\n{"a": 2}\n')
+    with pytest.raises(UserError, match="log.jsonl:2 is not valid JSON"):
+        run.read_log()
+
+
+# ------------------------------------------------------------------------------------------------- locks, kills, full disks
+
+
+def python(code: str, *arguments, **options) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **options)
+
+
+HOLD = """
+import sys
+from mtcli.checkpoint import Run
+with Run(sys.argv[1]).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_living_training_locks_its_run_and_a_dead_one_does_not(run):
+    holder = python(HOLD, run.path, stdin=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        for use in (lambda: run.lock().__enter__(), lambda: Run.create(run.path, YAML, config())):
+            with pytest.raises(UserError, match=f"Another training is running on .*run \\(process {holder.pid}\\)"):
+                use()
+        assert whole(run.load_checkpoint("newest", training=True), 2)  # reading is free
+    finally:
+        holder.kill()
+        holder.communicate()
+    with run.lock():
+        assert (run.path / "lock").read_text() == str(os.getpid())
+
+
+FULL = """
+import resource, sys, torch
+from mtcli.checkpoint import Run
+from mtcli.errors import UserError
+run = Run(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+with run.lock():
+    for use in (
+        lambda: run.save_checkpoint(3, {"weight": torch.zeros(10_000)}, {}, {}),
+        lambda: run.append_log({"text": "x" * 30_000}),
+        lambda: run.set_best({"update": 3, "metric": "x" * 30_000, "value": 1}),
+        lambda: run.save_tokenizers(lambda folder: (folder / "source").write_bytes(bytes(30_000))),
+    ):
+        try:
+            use()
+        except UserError as error:
+            print(error)
+"""
+
+
+def test_a_full_disk_is_told_and_loses_nothing(run):
+    with run.lock():
+        before = snapshot(run.path)
+    out, _ = python(FULL, run.path).communicate(timeout=60)
+    first, *rest = out.splitlines()
+    assert first.startswith(f"{run.path}/checkpoints/3: the checkpoint could not be written: File too large")
+    assert "that of update 2 is untouched" in first and "to continue" in first
+    assert [line.split(" cannot ")[0] for line in rest] == [str(run.path / n) for n in ("log.jsonl", "best.json", "tokenizer")]
+    assert {**snapshot(run.path), "lock": before["lock"]} == before
+    run.save_checkpoint(3, *contents(3))
+    assert whole(run.load_checkpoint("newest", training=True), 3)
+
+
+# A process that trains a little, over and over, each time killed somewhere, and looks at what is left.
+KILLED = """
+import os, random, signal, sys, time
+import mtcli.checkpoint as checkpoint
+from test_checkpoint import contents, whole
+
+run, kills = checkpoint.Run(sys.argv[1]), int(sys.argv[2])
+
+def train(updates):
+    with run.lock():
+        done = 0
+        if run.checkpoints():
+            saved = run.load_checkpoint("newest", training=True)
+            done = saved.update
+            run.truncate_log(saved.state["log_size"])
+        else:
+            run.truncate_log(0)
+        for update in range(done + 1, done + 1 + updates):
+            run.append_log({"update": update})
+            model, tensors, state = contents(update)
+            for _ in range(2):  # the second replaces the first
+                run.save_checkpoint(update, model, tensors, {**state, "log_size": run.log_size()})
+            run.set_best({"update": update - update % 3, "metric": "loss", "value": 1})
+            run.prune(1)
+
+def die_at(step):
+    # Die at a step of those that change the disk; a write is cut in half.
+    counted = iter(range(step + 1))
+
+    def dying(act, half):
+        def acts(*arguments):
+            if next(counted) == step:
+                half(*arguments)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return act(*arguments)
+        return acts
+
+    nothing = lambda *arguments: None
+    for name in ("fsync", "rename", "replace"):
+        setattr(os, name, dying(getattr(os, name), nothing))
+    checkpoint._write_all = dying(checkpoint._write_all, lambda file, data: file.write(data[: len(data) // 2]))
+
+def in_child(act):
+    child = os.fork()
+    if child == 0:
+        act()
+        os._exit(0)
+    return child
+
+def look(newest):
+    with run.lock():
+        if not run.checkpoints():
+            assert newest == 0
+            return 0
+        saved = run.load_checkpoint("newest", training=True)
+        assert saved.update >= newest, "an update was lost"
+        saved.state["log_size"], size = 0, saved.state["log_size"]
+        assert whole(saved, saved.update)
+        assert [entry["update"] for entry in run.read_log()][: saved.update] == list(range(1, saved.update + 1))
+        run.truncate_log(size)
+        assert len(run.read_log()) == saved.update
+        best = run.best
+        assert best is None or best["update"] <= saved.update
+        folder = run.path / "checkpoints"
+        assert all(name.isdigit() for name in os.listdir(folder)), os.listdir(folder)
+        assert not list(run.path.glob(".*"))
+        return saved.update
+
+newest = step = 0
+while True:
+    child = in_child(lambda: (die_at(step), train(2)))
+    killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert killed in (0, -signal.SIGKILL), killed
+    newest = look(newest)
+    if killed == 0:
+        break
+    step += 1
+for _ in range(kills):
+    child = in_child(lambda: train(1000))
+    time.sleep(random.random() * 0.2)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    newest = look(newest)
+print(step, kills, newest)
+"""
+
+
+def test_a_kill_at_any_moment_loses_nothing(tmp_path):
+    run = Run.create(tmp_path / "run", YAML, config())
+    process = python(KILLED, run.path, KILLS)
+    out, _ = process.communicate(timeout=120 + KILLS)
+    assert process.returncode == 0
+    steps, kills, _ = map(int, out.split())
+    assert steps > 30 and kills == KILLS
