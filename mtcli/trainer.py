@@ -62,6 +62,17 @@ class TrainStep(nn.Module):
 
 
 @dataclass
+class Tally:
+    """What was summed up since the last line of the log; read from the device only there."""
+
+    loss: Tensor | float = 0.0
+    likelihood: Tensor | float = 0.0
+    norm: Tensor | float = 0.0
+    tokens: int = 0
+    updates: int = 0
+
+
+@dataclass
 class Progress:
     """Where training stands: everything that decides what comes next, beside weights and optimizers."""
 
@@ -72,22 +83,10 @@ class Progress:
     best: float | None = None
     best_update: int = 0
     waited: int = 0  # validations since the best
-    finished: bool = False
+    log_size: int = 0
+    tally: dict[str, float] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
-    log_size: int = 0
-
-
-@dataclass
-class Tally:
-    """What was summed up since the last line of the log; tensors stay on the device until then."""
-
-    loss: Tensor | float = 0.0
-    likelihood: Tensor | float = 0.0
-    tokens: int = 0
-    norm: Tensor | float = 0.0
-    updates: int = 0
-    started: float = field(default_factory=time.perf_counter)
 
 
 def prepare(config: Config, run: Run) -> tuple[codec.Codec, codec.Codec]:
@@ -123,9 +122,10 @@ class Trainer:
         dtype = PRECISIONS[self.settings.precision]
         self.autocast = (lambda: torch.autocast(device.type, dtype)) if dtype else nullcontext
         # Losses are summed, not averaged, so half precision starts from a small scale.
+        self.exact = torch.float32 if device.type == "mps" else torch.float64  # of sums for the log
         self.scaler = torch.amp.GradScaler(device.type, init_scale=16.0, enabled=dtype is torch.float16)
         self.translator = Translator(model, self.codecs, config, device)
-        self.progress = Progress()
+        self.progress, self.tally = Progress(), Tally()
         self.stop_signal = 0
 
     # ------------------------------------------------------------------------------------------------------------ data
@@ -163,14 +163,14 @@ class Trainer:
     def train(self) -> None:
         """Run to the end. Raises Interrupted when a signal asked to stop, after saving."""
         self._resume()
-        if self.progress.finished:
+        if self.finished():
             return
         self.model.train()
-        self.tally = Tally()
+        self.log_started = time.perf_counter()
         with self._signals(), self._bar() as self.bar:
-            while not self.progress.finished:
+            while not self.finished():
                 rows_of_updates = self.plan(self.progress.epoch)
-                while self.progress.index < len(rows_of_updates) and not self.progress.finished:
+                while self.progress.index < len(rows_of_updates) and not self.finished():
                     self._update(rows_of_updates[self.progress.index])
                     self._after_update(last_of_epoch=self.progress.index == len(rows_of_updates))
                 if self.progress.index == len(rows_of_updates):
@@ -193,8 +193,8 @@ class Trainer:
             with self.autocast():
                 loss, likelihood = self.step(batch.to(self.device))
             self.scaler.scale(loss).backward()
-            tally.loss += loss.detach()
-            tally.likelihood += likelihood
+            tally.loss += loss.detach().to(self.exact)
+            tally.likelihood += likelihood.to(self.exact)
         norm = self._finish_gradients(tokens)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
@@ -203,7 +203,7 @@ class Trainer:
         progress.index += 1
         progress.seconds += time.perf_counter() - started
         tally.tokens += tokens
-        tally.norm += norm
+        tally.norm += norm.to(self.exact)
         tally.updates += 1
 
     def _finish_gradients(self, tokens: int) -> Tensor:
@@ -236,19 +236,23 @@ class Trainer:
             shares.append(progress.seconds / 60 / settings.max_minutes)
         return min(1.0, max(shares))
 
+    def finished(self) -> bool:
+        """Whether the end is reached, or patience is out."""
+        patience = self.settings.patience
+        return self.share_done() >= 1 or (patience is not None and self.progress.waited >= patience)
+
     def _after_update(self, last_of_epoch: bool) -> None:
         progress, settings = self.progress, self.settings
         self.bar.advance(progress, self.tally)
-        progress.finished = self.share_done() >= 1
-        if progress.update % settings.log_every == 0 or progress.finished:
+        if progress.update % settings.log_every == 0 or self.finished():
             self._log_training()
         every = settings.validate_every
-        if (last_of_epoch if every == "epoch" else progress.update % every == 0) or progress.finished:
+        if (last_of_epoch if every == "epoch" else progress.update % every == 0) or self.finished():
             self._validate()
             self._save()
         elif self.stop_signal:
             self._save()
-        if self.stop_signal and not progress.finished:
+        if self.stop_signal and not self.finished():
             raise Interrupted(self.stop_signal)
 
     # ------------------------------------------------------------------------------------------------------ validation
@@ -269,11 +273,9 @@ class Trainer:
         else:
             progress.waited += 1
         self.schedule.validated(better)
-        if settings.patience is not None and progress.waited >= settings.patience:
-            progress.finished = True
         seconds = time.perf_counter() - started
         progress.seconds += seconds
-        self.tally.started += seconds
+        self.log_started += seconds
         entry = {
             "update": progress.update,
             "epoch": self.epochs_done(),
@@ -307,6 +309,7 @@ class Trainer:
         progress = self.progress
         progress.schedule = self.schedule.state()
         progress.scaler = self.scaler.state_dict()
+        progress.tally = {key: float(value) for key, value in vars(self.tally).items()}
         progress.log_size = self.run.log_size()
         self.run.save_checkpoint(progress.update, to_tensors(self.model), self._optimizer_tensors(), asdict(progress))
         if progress.best_update == progress.update:
@@ -322,10 +325,11 @@ class Trainer:
         load_into(self.model, saved.model)
         self._load_optimizer_tensors(saved.tensors)
         self.progress = Progress(**saved.state)
+        self.tally = Tally(**self.progress.tally)
         self.schedule.load_state(self.progress.schedule)
         self.scaler.load_state_dict(self.progress.scaler)
         self.run.truncate_log(self.progress.log_size)
-        if not self.progress.finished:
+        if not self.finished():
             log.info(f"continuing from update {self.progress.update:,}")
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
@@ -359,7 +363,7 @@ class Trainer:
 
     def _log_training(self) -> None:
         tally, progress = self.tally, self.progress
-        seconds = time.perf_counter() - tally.started
+        seconds = time.perf_counter() - self.log_started
         nll = float(tally.likelihood) / tally.tokens
         entry = {
             "update": progress.update,
@@ -368,12 +372,12 @@ class Trainer:
             "perplexity": math.exp(min(nll, 700)),
             "learning_rate": self.optimizers[-1].param_groups[0]["lr"],
             "gradient_norm": float(tally.norm) / tally.updates,
-            "target_tokens": tally.tokens,
+            "target_tokens": int(tally.tokens),
             "clock": {"seconds": round(progress.seconds, 2), "tokens_per_second": round(tally.tokens / seconds)},
         }
         self._log(entry)
         self.bar.report(entry)
-        self.tally = Tally()
+        self.tally, self.log_started = Tally(), time.perf_counter()
 
     def _log(self, entry: dict[str, Any]) -> None:
         self.run.append_log(entry)

@@ -29,7 +29,7 @@ POOL_LINES = 2048  # lines that are sorted by length together; the memory that t
 @dataclass(frozen=True)
 class Hypothesis:
     """One translation. ``log_probability`` sums over target tokens, EOS included; ``score`` is that over the length
-    penalty; ``attention`` has a row for each token, EOS included, and a column for each source token, EOS included."""
+    penalty; ``attention`` has a row for each token and one for EOS, a column for each source token and one for EOS."""
 
     text: str
     score: float

@@ -1,0 +1,214 @@
+"""Training: exact resume, micro-batches that equal the batch they stand for, stopping, and refusing to go wrong."""
+
+from __future__ import annotations
+
+import math
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtcli import config as configs
+from mtcli.checkpoint import Run, to_tensors
+from mtcli.errors import UserError
+from mtcli.trainer import Interrupted, Trainer
+
+import tiny
+
+CPU = torch.device("cpu")
+SAMPLING = {"type": "subword", "vocabulary_size": 300, "dropout": 0.2}
+
+
+@pytest.fixture
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def trainer(folder: Path, name: str = "run", **options) -> Trainer:
+    if not (folder / "train.tsv").exists():
+        tiny.write(folder)
+    path = tiny.write_config(folder, **options)
+    run = Run.create(folder / name, path.read_text(), configs.load(path))
+    return Trainer(run, CPU)
+
+
+def without_clock(run: Run) -> list[dict]:
+    return [{key: value for key, value in entry.items() if key != "clock"} for entry in run.read_log()]
+
+
+def stop_at(job: Trainer, update: int) -> None:
+    """As if SIGTERM came while this update was computed."""
+    original = job._update
+
+    def update_and_stop(rows):
+        original(rows)
+        if job.progress.update == update:
+            signal.raise_signal(signal.SIGTERM)
+
+    job._update = update_and_stop
+
+
+@pytest.mark.parametrize(
+    ("model", "sections"),
+    [
+        ("gru", {}),
+        ("transformer", {"training": {"optimizer": "muon", "schedule": "plateau", "micro_batch_tokens": 60}}),
+        ("transformer", {"tokenizer": SAMPLING, "training": {"precision": "bf16"}}),
+    ],
+)
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, model, sections):
+    whole = trainer(tmp_path, "whole", model=model, **sections)
+    whole.train()
+    for update in (3, 7, 12):
+        job = trainer(tmp_path, "stopped", model=model, **sections)
+        stop_at(job, update)
+        with pytest.raises(Interrupted) as stop:
+            job.train()
+        assert stop.value.signal == signal.SIGTERM
+        assert job.run.checkpoints()[-1] == update
+    last = trainer(tmp_path, "stopped", model=model, **sections)
+    last.train()
+    assert last.progress.update == whole.progress.update == 20
+    for name, tensor in to_tensors(whole.model).items():
+        assert torch.equal(tensor, to_tensors(last.model)[name]), name
+    assert without_clock(last.run) == without_clock(whole.run)
+    assert last.run.best == whole.run.best
+
+
+@pytest.mark.parametrize("model", ["gru", "transformer"])
+def test_micro_batches_equal_the_batch_they_stand_for(tmp_path, double, model):
+    weights = {}
+    for limit in (None, 40):
+        still = {**tiny.MODELS[model], "dropout": 0.0}
+        job = trainer(tmp_path, f"run{limit}", model=model, training={"max_updates": 5, "micro_batch_tokens": limit})
+        job = Trainer(
+            Run.create(
+                tmp_path / f"still{limit}",
+                "",
+                job.config.model_copy(update={"model": type(job.config.model).model_validate(still)}),
+            ),
+            CPU,
+        )
+        assert all(len(job.cut(rows)) > 1 for rows in job.plan(0)) == (limit is not None)
+        job.train()
+        weights[limit] = to_tensors(job.model)
+    for name, tensor in weights[None].items():
+        torch.testing.assert_close(tensor, weights[40][name], rtol=0, atol=1e-9)
+
+
+def test_the_gradient_is_that_of_the_mean_loss_of_a_target_token(tmp_path, double):
+    job = trainer(tmp_path, training={"max_gradient_norm": None, "label_smoothing": 0.0})
+    job.model.eval()
+    rows = job.plan(0)[0]
+    batch = job.data.batch(rows)
+    logits = job.model.project(job.model(batch.source, batch.source_mask, batch.target_in))
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.target_out.flatten(), ignore_index=0)
+    expected = torch.autograd.grad(loss, list(job.model.parameters()))
+    job.step(batch)[0].backward()
+    job._finish_gradients(int(batch.target_mask.sum()))
+    for gradient, parameter in zip(expected, job.model.parameters()):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path):
+    job = trainer(tmp_path, training={"max_gradient_norm": 0.01})
+    batch = job.data.batch(job.plan(0)[0])
+    job.step(batch)[0].backward()
+    before = job._finish_gradients(int(batch.target_mask.sum()))
+    after = torch.nn.utils.get_total_norm([parameter.grad for parameter in job.model.parameters()])
+    assert float(before) > 0.01 and float(after) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_loss_falls_and_validation_leaves_label_smoothing_out(tmp_path):
+    job = trainer(tmp_path, training={"max_updates": 60, "validate_every": 20, "label_smoothing": 0.5})
+    job.train()
+    entries = [entry["validation"] for entry in job.run.read_log() if "validation" in entry]
+    assert entries[-1]["loss"] < entries[0]["loss"]
+    for entry in entries:
+        assert entry["perplexity"] == pytest.approx(math.exp(entry["loss"]))
+    likelihoods = [each for scores in job.translator.score(tiny.pairs(8, seed=1)) for each in scores]
+    job.model.eval()
+    assert entries[-1]["loss"] == pytest.approx(-sum(likelihoods) / len(likelihoods), rel=0.2)
+
+
+def test_training_stops_when_patience_is_out_and_keeps_the_best(tmp_path):
+    settings = {"max_updates": 500, "validate_every": 2, "patience": 2, "schedule": "constant"}
+    job = trainer(tmp_path, training={**settings, "optimizer": {"type": "adam", "learning_rate": 0.2}})
+    job.train()
+    values = [entry["validation"]["loss"] for entry in job.run.read_log() if "validation" in entry]
+    assert job.progress.update < 500
+    best = min(values)
+    assert values[-3] == best and job.run.best["value"] == best
+    assert job.run.best["update"] == job.progress.update - 4
+    assert job.run.best["update"] in job.run.checkpoints(), "the best checkpoint is kept"
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    job = trainer(tmp_path)
+    job.train()
+    files = {path: path.read_bytes() for path in job.run.path.rglob("*") if path.is_file()}
+    trainer(tmp_path).train()
+    assert {path: path.read_bytes() for path in job.run.path.rglob("*") if path.is_file()} == files
+
+
+def test_another_config_is_refused_with_the_list_of_changes(tmp_path):
+    trainer(tmp_path)
+    with pytest.raises(UserError, match=r"(?s)made with another config:.*training.batch_tokens: 80 -> 90"):
+        trainer(tmp_path, training={"batch_tokens": 90})
+
+
+def test_more_updates_continue_a_finished_run(tmp_path):
+    trainer(tmp_path).train()
+    job = trainer(tmp_path, training={"max_updates": 30})
+    job.train()
+    assert job.progress.update == 30
+
+
+def test_a_gradient_that_is_not_finite_stops_before_anything_is_spoilt(tmp_path):
+    job = trainer(tmp_path)
+    original = job._update
+
+    def spoil(rows):
+        if job.progress.update == 10:
+            with torch.no_grad():
+                next(job.model.parameters()).fill_(math.nan)
+        original(rows)
+
+    job._update = spoil
+    with pytest.raises(UserError, match="Update 11: the gradient is not finite.*learning_rate"):
+        job.train()
+    assert job.run.checkpoints() == [7]
+    assert all(tensor.isfinite().all() for tensor in job.run.load_checkpoint("newest", training=True).model.values())
+
+
+def test_epochs_and_minutes_end_training_too(tmp_path):
+    job = trainer(tmp_path, "epochs", training={"max_updates": None, "max_epochs": 1.5, "validate_every": "epoch"})
+    job.train()
+    assert job.progress.update == round(1.5 * job.updates_per_epoch)
+    assert [entry["update"] for entry in job.run.read_log() if "validation" in entry] == [
+        job.updates_per_epoch,
+        job.progress.update,
+    ]
+    job = trainer(tmp_path, "minutes", training={"max_updates": None, "max_minutes": 1e-4})
+    job.train()
+    assert job.progress.update >= 1
+
+
+def test_weights_repeat_a_corpus_in_every_epoch(tmp_path):
+    tiny.write(tmp_path)
+    path = str(tmp_path / "train.tsv")
+    job = trainer(tmp_path, data={"train": [path, {"path": path, "weight": 2}]})
+    assert len(job.data) == 3 * 60
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path):
+    runs = {}
+    for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
+        job = trainer(tmp_path, name, training={"seed": seed, "max_updates": 3})
+        job.train()
+        runs[name] = torch.cat([tensor.flatten() for tensor in to_tensors(job.model).values()])
+    assert torch.equal(runs["a"], runs["b"])
+    assert not torch.equal(runs["a"], runs["c"])
