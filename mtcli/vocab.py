@@ -1,0 +1,79 @@
+"""Tokens to ids and back. Knows no text and no tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from .errors import UserError
+
+PAD, UNK, BOS, EOS = 0, 1, 2, 3
+SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
+
+
+class Vocabulary:
+    """A list of tokens; a token's place in it is its id. The four special ones come first, none comes twice.
+
+    The ids of special tokens are given by the program, never by a text: a token of a text that is spelt like one is
+    UNK.
+    """
+
+    def __init__(self, tokens: Iterable[str]):
+        self.tokens = list(tokens)
+        self._ids = {token: id for id, token in enumerate(self.tokens) if id >= len(SPECIAL)}
+        assert tuple(self.tokens[: len(SPECIAL)]) == SPECIAL, "the special tokens must come first"
+        assert len(self._ids) == len(self.tokens) - len(SPECIAL), "a token comes twice"
+
+    @classmethod
+    def build(cls, counts: Mapping[str, int], min_count: int = 1, max_size: int | None = None) -> Vocabulary:
+        """The tokens seen at least ``min_count`` times, at most ``max_size`` of them (special ones not counted).
+
+        The most frequent come first; of equally frequent ones the smaller string, so that the order of ``counts``
+        decides nothing.
+        """
+        kept = (token for token, count in counts.items() if count >= min_count and token not in SPECIAL)
+        return cls([*SPECIAL, *sorted(kept, key=lambda token: (-counts[token], token))[:max_size]])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, tokens: Iterable[str]) -> list[int]:
+        """Ids of a text's tokens; what is not in the vocabulary is UNK. Adds no BOS and no EOS."""
+        return [self._ids.get(token, UNK) for token in tokens]
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """Tokens of ids; PAD, BOS and EOS leave no trace, UNK is ``<unk>``."""
+        return [self.tokens[id] for id in ids if id not in (PAD, BOS, EOS)]
+
+    def save(self, path: Path) -> None:
+        """Write a JSON list, one token a line."""
+        lines = ",\n".join(json.dumps(token, ensure_ascii=False) for token in self.tokens)
+        Path(path).write_text(f"[\n{lines}\n]\n", encoding="utf-8", newline="\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Read what `save` wrote. Raises UserError for anything else, naming the file."""
+        try:
+            tokens = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: the vocabulary cannot be read: {error.strerror}.") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: not a vocabulary, which is a JSON list of strings: {error}.") from None
+        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+            raise UserError(f"{path}: not a vocabulary, which is a JSON list of strings.")
+        if tuple(tokens[: len(SPECIAL)]) != SPECIAL:
+            raise UserError(f"{path}: a vocabulary begins with {', '.join(SPECIAL)}; this begins with {tokens[:4]}.")
+        seen: set[str] = set()
+        for number, token in enumerate(tokens):
+            if not _is_token(token):
+                raise UserError(f"{path}: entry {number} is {token!r}, which no text contains.")
+            if token in seen:
+                raise UserError(f"{path}: entry {number} is {token!r}, which came before: each token has one id.")
+            seen.add(token)
+        return cls(tokens)
+
+
+def _is_token(token: str) -> bool:
+    """Whether a line of text can hold it: not empty, no line end, no half of a surrogate pair."""
+    return bool(token) and "\n" not in token and not any("\ud800" <= character <= "\udfff" for character in token)

@@ -1,0 +1,199 @@
+"""Reading sentences: nothing is lost, nothing shifts, and what cannot be read is named."""
+
+import gzip
+import io
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mtcli.config import TSV, Plain
+from mtcli.corpus import Pair, read_evaluation, read_lines, read_pairs, read_stream
+from mtcli.errors import UserError
+
+LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"))
+SIDE = st.sampled_from(["", " ", "\u3000", "a", "b c", " d ", "\u2028", "e\u0085f", "\r", "\ufeff"])
+
+
+def write(path: Path, *lines: str) -> str:
+    path.write_bytes("".join(line + "\n" for line in lines).encode())
+    return str(path)
+
+
+# ------------------------------------------------------------------------------------------------------------- lines
+
+
+@given(content=st.lists(st.one_of(LINE, st.sampled_from(["\n", "\r\n", "\ufeff", "\r", "\u2028"]))).map("".join))
+@example(content="")
+@example(content="\ufeff")
+@example(content="\ufeff\r\na")
+@example(content="a\r\r\nb\rc\r")
+def test_lines_are_what_lies_between_line_feeds(content):
+    expected = content.encode().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not expected[-1]:
+        expected.pop()
+    expected = [line.removesuffix(b"\r").decode() for line in expected]
+    assert list(read_stream(io.BytesIO(content.encode()), "text")) == expected
+
+
+@given(content=st.binary())
+def test_any_bytes_give_lines_or_a_message(content):
+    try:
+        assert "".join(read_stream(io.BytesIO(content), "text")).count("\n") == 0
+    except UserError as error:
+        assert str(error).startswith("text:")
+        with pytest.raises(UnicodeDecodeError):
+            content.decode()
+
+
+def test_gzip_is_read_by_name(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"\xef\xbb\xbfone\r\n\n") + gzip.compress(b"three"))
+    assert list(read_lines(tmp_path / "a.gz")) == ["one", "", "three"]
+
+
+def test_a_line_of_a_megabyte(tmp_path):
+    line = "苹果 " * 250_000
+    assert list(read_lines(write(tmp_path / "a", line, "b"))) == [line, "b"]
+
+
+def test_bytes_that_are_not_utf8_are_found(tmp_path):
+    (tmp_path / "a").write_bytes(b"good\nalso good\nna\xefve\n")
+    lines = read_lines(tmp_path / "a")
+    assert [next(lines), next(lines)] == ["good", "also good"]
+    with pytest.raises(UserError, match=r"a:3: byte 3 of the line \(0xef\) is not UTF-8. Convert"):
+        next(lines)
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (b"plain text\n", "Not a gzipped file"),
+        (gzip.compress(b"text\n" * 999)[:-20], "ended before"),
+        (gzip.compress(os.urandom(999))[:-8] + bytes(8), "CRC check failed"),
+        (gzip.compress(b"text\n" * 999)[:10] + b"\xff" * 50, "invalid"),
+    ],
+)
+def test_damaged_gzip_is_named(tmp_path, content, complaint):
+    (tmp_path / "a.gz").write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.gz.*{complaint}|a\.gz:1: .* not UTF-8"):
+        list(read_lines(tmp_path / "a.gz"))
+
+
+@given(data=st.data())
+def test_gzip_with_a_flipped_bit_gives_its_lines_or_a_message(tmp_path, data):
+    content = bytearray(gzip.compress(b"one\ntwo\nthree\n" * 9, mtime=0))
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    (tmp_path / "a.gz").write_bytes(content)
+    try:
+        lines = list(read_lines(tmp_path / "a.gz"))
+    except UserError as error:
+        assert "a.gz" in str(error)
+    else:
+        assert lines == ["one", "two", "three"] * 9
+
+
+def test_what_cannot_be_opened_is_named(tmp_path):
+    for path, complaint in [(tmp_path, "Is a directory"), (tmp_path / "b", "No such file"), ("a\0b", "null")]:
+        with pytest.raises(UserError) as error:
+            list(read_lines(path))
+        assert str(error.value).startswith(f"{path}: cannot be read: ") and complaint in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_named(tmp_path):
+    Path(write(tmp_path / "a", "x")).chmod(0)
+    with pytest.raises(UserError, match="a: cannot be read: Permission denied"):
+        list(read_lines(tmp_path / "a"))
+
+
+# ------------------------------------------------------------------------------------------------------------- pairs
+
+
+def test_pairs_of_a_tsv_by_column(tmp_path):
+    path = write(tmp_path / "a.tsv", "1\tapple\t苹果", "2\tpear\t梨\tfurther")
+    assert list(read_pairs(TSV(path=path, columns=(2, 3)), skip_blank=True)) == [
+        Pair("apple", "苹果", f"{path}:1"),
+        Pair("pear", "梨", f"{path}:2"),
+    ]
+    assert next(read_pairs(TSV(path=path, columns=(3, 2)), skip_blank=True))[:2] == ("苹果", "apple")
+
+
+def test_a_row_without_the_columns_is_named(tmp_path):
+    path = write(tmp_path / "a.tsv", "a\tb", "one  two")
+    with pytest.raises(UserError, match=r"a\.tsv:2: columns 1 and 2 are asked for, but the row has 1\."):
+        list(read_pairs(TSV(path=path), skip_blank=True))
+
+
+@pytest.mark.parametrize("short, long", [("source", "target"), ("target", "source")])
+def test_files_of_unequal_length_are_both_named(tmp_path, short, long):
+    sides = {short: write(tmp_path / short, "a", "b"), long: write(tmp_path / long, "a", "b", "c", "d")}
+    pairs = read_pairs(Plain(**sides), skip_blank=True)
+    assert [next(pairs).source, next(pairs).source] == ["a", "b"]
+    with pytest.raises(UserError) as error:
+        next(pairs)
+    assert f"{sides[short]}: ends after line 2, but {sides[long]} has 4 lines." in str(error.value)
+
+
+@pytest.mark.parametrize("lines", [[], ["\t"], [" \tb", "a\t"]])
+def test_a_corpus_without_a_pair_is_an_error(tmp_path, lines):
+    path = write(tmp_path / "a.tsv", *lines)
+    with pytest.raises(UserError, match="a.tsv: holds no sentence pair"):
+        list(read_pairs(TSV(path=path), skip_blank=True))
+
+
+@given(rows=st.lists(st.tuples(SIDE, SIDE), min_size=1))
+def test_line_n_stays_with_line_n(tmp_path, rows):
+    """Blank lines, and characters that others take for line ends, shift nothing, in either kind of file."""
+    rows = [(source.removesuffix("\r"), target.removesuffix("\r")) for source, target in rows]
+    source = write(tmp_path / "source", *(row[0] for row in rows))
+    target = write(tmp_path / "target", *(row[1] for row in rows))
+    both = write(tmp_path / "both.tsv", *("\t".join(row) for row in rows))
+    mark = "\ufeff"  # at the start of a file it is none of the text
+    first = rows[0][0].removeprefix(mark), rows[0][1].removeprefix(mark)
+
+    for corpus, place, expected in [
+        (Plain(source=source, target=target), source, [first, *rows[1:]]),
+        (TSV(path=both), both, [(first[0], rows[0][1]), *rows[1:]]),
+    ]:
+        expected = [(*row, f"{place}:{number}") for number, row in enumerate(expected, 1)]
+        assert list(read_pairs(corpus, skip_blank=False)) == expected
+        assert read_evaluation(corpus) == ([row[0] for row in expected], [[row[1]] for row in expected])
+        kept = [row for row in expected if row[0].strip() and row[1].strip()]
+        if kept:
+            assert list(read_pairs(corpus, skip_blank=True)) == kept
+
+
+def test_skipped_pairs_are_counted_in_one_warning(tmp_path, caplog):
+    path = write(tmp_path / "a.tsv", "a\tb", "\tb", "a\t ", "c\td")
+    with caplog.at_level(logging.WARNING):
+        assert len(list(read_pairs(TSV(path=path), skip_blank=True))) == 2
+    [record] = caplog.records
+    assert record.message == f"{path}:2: a side of this pair is blank; 2 such pairs of 4 skipped."
+
+
+# -------------------------------------------------------------------------------------------------------- evaluation
+
+
+def test_references_from_several_files_or_columns(tmp_path):
+    source = write(tmp_path / "source", "one", "two", "")
+    first, second = write(tmp_path / "1", "a", "", ""), write(tmp_path / "2", "b", "d", "")
+    columns = write(tmp_path / "r.tsv", "a\tb\tc", "d\t", "")
+    assert read_evaluation(Plain(source=source, target=first)) == (["one", "two", ""], [["a"], [""], [""]])
+    assert read_evaluation(Plain(source=source, target=[first, second]))[1] == [["a", "b"], ["d"], [""]]
+    assert read_evaluation(Plain(source=source, target=columns))[1] == [["a", "b", "c"], ["d"], [""]]
+    pairs = read_pairs(Plain(source=source, target=columns), skip_blank=False)
+    assert [pair.target for pair in pairs] == ["a", "d", ""]
+
+
+def test_every_reference_file_must_be_as_long(tmp_path):
+    files = [write(tmp_path / name, *lines) for name, lines in [("s", "abc"), ("r1", "abc"), ("r2", "ab")]]
+    with pytest.raises(UserError, match=r"r2: ends after line 2, but .*s has 3 lines\."):
+        read_evaluation(Plain(source=files[0], target=files[1:]))
+
+
+def test_nothing_to_evaluate_on_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="s: holds no sentence pair"):
+        read_evaluation(Plain(source=write(tmp_path / "s"), target=write(tmp_path / "t")))
