@@ -6,22 +6,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mtcli.errors import UserError
-from mtcli.models.base import Memory, State, select_rows
+from .errors import UserError
+from .models.base import Memory, State, select_rows
 
 if TYPE_CHECKING:
-    from mtcli.config import LengthPenalty, Sampling
+    from .config import LengthPenalty, Sampling
 
-DecodeStep = Callable[[Tensor, State, Memory, bool], tuple[Tensor, State, Optional[Tensor]]]
+DecodeStep = Callable[[Tensor, State, Memory, bool], tuple[Tensor, State, Tensor | None]]
 
 NEVER = float("-inf")  # the log-probability of what may not be
-LEAVE_AT = 0.9  # finished sentences leave when no more than this share of the batch is left
+# Finished sentences leave when no more than this share of the batch is left. CPU seconds of beam 5 for 256 sentences,
+# 64 at once (Transformer 4+4, d=128): at 1.0 2.66, at 0.9 2.61, at 0.7 2.84, at 0.5 3.05, never 5.37.
+LEAVE_AT = 0.9
 CHECK_EVERY = 8  # steps between two looks at who has finished, off the CPU: each look waits for the device
 
 
@@ -36,7 +38,8 @@ class Hypothesis:
     score: float
     """`log_probability` over the length penalty."""
     attention: Tensor | None = None
-    """(T, S) on the CPU: what each token looked at; None where it was not asked for or the model has none."""
+    """(T, S) on the CPU: what each token looked at, S as padded as the batch was. None: not asked for, or the model has
+    none."""
 
 
 def search(
@@ -60,7 +63,8 @@ def search(
 ) -> list[list[Hypothesis]]:
     """The `n_best` best hypotheses of each sentence, best score first; fewer only where fewer exist.
 
-    decode_step, memory, state: as `encode` and `init_state` of `Seq2Seq` are or make them; a row for each of the B sentences.
+    decode_step: as `Seq2Seq.decode_step`; logits of any float type, sums are at least float32.
+    memory, state: as `Seq2Seq.encode` and `init_state` make them, a row for each of the B sentences.
     banned: ids that are never written, such as PAD and BOS.
     min_lengths, max_lengths: (B,) target tokens, EOS not counted. The maximum wins over the minimum, and `prefix` over
         both. Where nothing else may be written, EOS may come too early.
@@ -203,7 +207,7 @@ def _choose(log_probs: Tensor, ends: Tensor, sentences: dict[str, Tensor], step:
 
 
 def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each sentence's K·V values and their places among them, largest first: (B, K, V) -> (B, k) twice.
+    """The k largest of each sentence's K·V values, largest first, and their places: (B, K, V) -> (B, k), (B, k).
 
     The k largest lie in the k groups with the largest maxima: `topk` of those is 3 times as fast as of everything
     (0.25 ms, not 0.86, for 64 x 20,000 on one core). Groups are strided, since maxima over rows are what is fast.
@@ -217,8 +221,10 @@ def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     places = first.unsqueeze(2) + torch.arange(0, vocabulary, groups, device=values.device)
     places = places.flatten(1)  # (B, k·members)
     best, order = values.flatten(1).gather(1, places).topk(min(k, places.shape[1]))
-    missing = k - best.shape[1]  # fewer continuations than k exist
-    return pad(best, (0, missing), value=NEVER), pad(places.gather(1, order), (0, missing))
+    places = places.gather(1, order)
+    if missing := k - best.shape[1]:  # fewer continuations than k exist
+        best, places = pad(best, (0, missing), value=NEVER), pad(places, (0, missing))
+    return best, places
 
 
 def _draw(
@@ -255,19 +261,19 @@ def _inverse_cdf(log_probs: Tensor, noise: Tensor, sampling: Sampling) -> Tensor
 
 def _noise(seed: int, keys: Tensor, samples: int, steps: int) -> Tensor:
     """Uniform in (0, 1], a hash of (seed, key, sample, step) and of nothing else: keys (B,) -> (B, samples, steps)."""
-    device = keys.device
-    hashed = _splitmix64(torch.tensor(seed, device=device))
-    for part in (keys[:, None, None], torch.arange(samples, device=device)[:, None], torch.arange(steps, device=device)):
+    hashed = _splitmix64(torch.tensor(seed, device=keys.device))
+    sample, step = torch.arange(samples, device=keys.device), torch.arange(steps, device=keys.device)
+    for part in (keys[:, None, None], sample[:, None], step):
         hashed = _splitmix64(hashed + part)
     return ((hashed & (2**24 - 1)) + 1).float() / 2**24
 
 
 def _splitmix64(state: Tensor) -> Tensor:
     """One output of the generator SplitMix64 (Steele et al. 2014, figure 15) for each int64 state."""
-    state = state - 0x61C8864680B583EB  # 0x9E3779B97F4A7C15, and so on below, as signed numbers
-    state = (state ^ (state >> 30 & 2**34 - 1)) * -0x40A7B892E31B1A47
-    state = (state ^ (state >> 27 & 2**37 - 1)) * -0x6B2FB644ECCEEE15
-    return state ^ (state >> 31 & 2**33 - 1)
+    state = state - 0x61C8864680B583EB  # adds 0x9E3779B97F4A7C15 modulo 2^64; the factors too are signed here
+    state = (state ^ ((state >> 30) & (2**34 - 1))) * -0x40A7B892E31B1A47
+    state = (state ^ ((state >> 27) & (2**37 - 1))) * -0x6B2FB644ECCEEE15
+    return state ^ ((state >> 31) & (2**33 - 1))
 
 
 def _ban_repeats(log_probs: Tensor, written: Tensor, n: int, spare: int) -> None:

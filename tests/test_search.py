@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import pytest
@@ -16,7 +17,8 @@ from mtcli.errors import UserError
 from mtcli.search import search
 
 BOS, EOS = 0, 1
-PLACES = 13  # of a Walk's table
+PLACES = 13  # of a Walk
+STEPS = 12  # after which its logits start over
 PENALTIES = [
     LengthPenalty(type="none"),
     LengthPenalty(type="average", alpha=1.0),
@@ -31,12 +33,17 @@ class Walk:
     """A model that walks over places by all the tokens it has read; each place has a row of logits, and an attention.
 
     Rows that are mixed up show, since the place is in the State. It writes into the State it is given, as models may.
+    The logits grow from step to step, so that no two ways have the same probability.
     """
 
     def __init__(self, tables: torch.Tensor):
-        self.memory = {"tables": tables}  # (B, PLACES, V) logits
-        self.log_probs = tables.log_softmax(2).tolist()
+        growing = torch.stack([tables * (1 + step / 8) for step in range(STEPS)], 1)
+        self.memory = {"logits": growing}  # (B, STEPS, PLACES, V)
         self.rows = 0  # that were stepped
+
+    @cached_property
+    def log_probs(self) -> list:
+        return self.memory["logits"].double().log_softmax(3).tolist()
 
     @classmethod
     def random(cls, seed: int, sentences: int, vocabulary: int, sharpness: float = 1.0) -> Walk:
@@ -44,7 +51,8 @@ class Walk:
         return cls(sharpness * torch.randn(sentences, PLACES, vocabulary, generator=generator, dtype=torch.float64))
 
     def state(self):
-        return {"place": torch.zeros(len(self.memory["tables"]), dtype=torch.long)}
+        count = len(self.memory["logits"])
+        return {"place": torch.zeros(count, dtype=torch.long), "step": torch.zeros(count, dtype=torch.long)}
 
     @staticmethod
     def move(place, token):
@@ -53,13 +61,14 @@ class Walk:
     def decode_step(self, tokens, state, memory, attention):
         self.rows += len(tokens)
         state["place"].copy_(self.move(state["place"], tokens))
-        sentence = torch.arange(len(tokens)) // (len(tokens) // len(memory["tables"]))
-        logits = memory["tables"][sentence, state["place"]]
+        sentence = torch.arange(len(tokens)) // (len(tokens) // len(memory["logits"]))
+        logits = memory["logits"][sentence, state["step"] % STEPS, state["place"]]
+        state["step"] += 1
         return logits, state, torch.eye(PLACES)[state["place"]] if attention else None
 
     def next(self, sentence: int, tokens: tuple[int, ...]) -> list[float]:
         """The log-probabilities after `tokens`, by plain Python."""
-        return self.log_probs[sentence][self.places(tokens)[-1]]
+        return self.log_probs[sentence][len(tokens) % STEPS][self.places(tokens)[-1]]
 
     def places(self, tokens: tuple[int, ...]) -> list[int]:
         """Where it stands after BOS and after each of `tokens`."""
@@ -72,11 +81,11 @@ class Walk:
         return math.fsum(self.next(sentence, tuple(tokens[:i]))[token] for i, token in enumerate(tokens))
 
     def select(self, sentences: list[int]) -> Walk:
-        return Walk(self.memory["tables"][sentences])
+        return Walk(self.memory["logits"][sentences, 0])
 
 
 def run(model: Walk, *, maximum=6, minimum=0, banned=(BOS,), keys=None, penalty=PENALTIES[0], **options):
-    count = len(model.memory["tables"])
+    count = len(model.memory["logits"])
     lengths = [torch.as_tensor(length).expand(count) for length in (minimum, maximum)]
     keys = torch.arange(count) if keys is None else torch.tensor(keys)
     return search(
@@ -216,7 +225,7 @@ def test_beam_of_one_is_greedy(model, penalty, minimum, maximum):
 @several
 @given(walks, st.sampled_from(PENALTIES), st.data())
 def test_equals_a_plain_search_that_never_stops_early(model, penalty, data):
-    count, vocabulary = len(model.log_probs), len(model.log_probs[0][0])
+    count, vocabulary = len(model.log_probs), len(model.log_probs[0][0][0])
     beam_size = data.draw(st.integers(1, 5))
     n_best = data.draw(st.integers(1, beam_size))
     minimum = data.draw(st.lists(st.integers(0, 4), min_size=count, max_size=count))
@@ -287,7 +296,7 @@ def test_a_sentence_does_not_depend_on_its_batch(model, beam_size, sampled, cons
 @several
 @given(walks, st.integers(1, 4), st.booleans(), st.sampled_from(PENALTIES))
 def test_results_are_what_they_say(model, beam_size, sampled, penalty):
-    vocabulary = len(model.log_probs[0][0])
+    vocabulary = len(model.log_probs[0][0][0])
     banned = (BOS, vocabulary - 1)
     prefix = (vocabulary - 1,)  # the prefix may hold what may not be written
     found = run(
@@ -311,11 +320,10 @@ def test_results_are_what_they_say(model, beam_size, sampled, penalty):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_half_precision_logits_are_summed_in_float32(dtype):
-    tables = Walk.random(3, sentences=3, vocabulary=20).memory["tables"].to(dtype)
-    wide = Walk(tables.double())
-    for sentence, hypotheses in enumerate(run(Walk(tables), beam_size=3, n_best=3)):
+    model = Walk(Walk.random(3, sentences=3, vocabulary=20).memory["logits"][:, 0].to(dtype))
+    for sentence, hypotheses in enumerate(run(model, beam_size=3, n_best=3)):
         for each in hypotheses:
-            expected = wide.log_probability(sentence, each.tokens)
+            expected = model.log_probability(sentence, each.tokens)
             assert each.log_probability == pytest.approx(expected, abs=1e-5)
 
 
@@ -348,8 +356,9 @@ def test_samples_follow_from_the_seed():
     assert draw[0] == draw[1] != draw[2]
     twins = run(flat_walk([0.0] * 50, 2), n_best=5, sampling=Sampling())
     assert len({tuple(each.tokens) for hypotheses in twins for each in hypotheses}) == 10  # other keys, other samples
-    crossed = [run(flat_walk([0.0] * 50, 1), keys=[key], sampling=Sampling(seed=seed)) for key, seed in ((1, 2), (2, 1))]
-    assert crossed[0][0][0].tokens != crossed[1][0][0].tokens
+    model = flat_walk([0.0] * 50, 1)
+    one, other = (run(model, keys=[key], sampling=Sampling(seed=seed)) for key, seed in ((1, 2), (2, 1)))
+    assert one[0][0].tokens != other[0][0].tokens
 
 
 @pytest.mark.parametrize(
