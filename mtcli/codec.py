@@ -68,7 +68,7 @@ def report(codec: Codec, lines: Iterable[str]) -> dict[str, float]:
     tokens = unknown = count = 0
     seen: set[int] = set()
     for line in lines:
-        ids = codec.encode(line)[:-1]
+        ids = codec.encode(line)[:-1]  # without EOS
         tokens += len(ids)
         unknown += ids.count(UNK)
         count += 1
@@ -99,6 +99,8 @@ def load(folder: Path, config: Config) -> tuple[Codec, Codec]:
 
 
 def _load(folder: Path, name: str, config) -> Codec:
-    return Codec(
-        TOKENIZERS[config.type].load(config, folder / name), Vocabulary.load(folder / f"{name}.vocabulary.json")
-    )
+    tokenizer = TOKENIZERS[config.type].load(config, folder / name)
+    vocabulary = Vocabulary.load(folder / f"{name}.vocabulary.json")
+    if tokenizer.pieces() not in (None, vocabulary.tokens):
+        raise UserError(f"{folder / name}.vocabulary.json is not the vocabulary of the tokenizer beside it.")
+    return Codec(tokenizer, vocabulary)

@@ -203,12 +203,12 @@ class Translator:
         data = ParallelData(Sequences.of(sources), Sequences.of(targets), self.codecs, [None, None])
         batch = data.batch(range_of(len(sources))).to(self.device)
         with torch.inference_mode():
-            states = self.model(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]
-            chosen = batch.target_out[batch.target_mask]
-            scores = [
-                logits.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0]
-                for logits, ids in ((self.model.project(s).float(), i) for s, i in zip(states.split(1024), chosen.split(1024)))
-            ]
+            states = self.model(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]  # (N, H)
+            exact = torch.promote_types(states.dtype, torch.float32)
+            scores = []
+            for part, ids in zip(states.split(1024), batch.target_out[batch.target_mask].split(1024)):
+                log_probabilities = self.model.project(part).log_softmax(dim=-1, dtype=exact)
+                scores.append(log_probabilities.gather(1, ids[:, None])[:, 0])
             return [part.tolist() for part in torch.cat(scores).split([len(target) for target in targets])]
 
 

@@ -1,0 +1,231 @@
+"""The command line as people use it: real processes, their output, their exit status."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tiny
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def mtcli(folder: Path, *arguments: str | Path, stdin: bytes = b"", status: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, "-m", "mtcli", *map(str, arguments)], cwd=folder, input=stdin, capture_output=True, env=ENVIRONMENT
+    )
+    assert done.returncode == status, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+def lines(done: subprocess.CompletedProcess) -> list[str]:
+    return done.stdout.decode("utf-8").split("\n")[:-1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A directory with a trained run, as a user would have it after `mtcli train`."""
+    folder = tmp_path_factory.mktemp("work")
+    tiny.write(folder)
+    tiny.write_config(folder, training={"max_updates": 40})
+    done = mtcli(folder, "train", "--config", "tiny.yaml")
+    assert done.stdout == b"", "results only go to stdout, and training has none"
+    told = done.stderr.decode()
+    for part in ("parameters", "update 40", "tokens/s", "best so far", "hypothesis", "finished: runs/tiny", "mtcli eval"):
+        assert part in told
+    return folder
+
+
+def test_translate_takes_words_a_file_and_stdin_and_gives_the_same(folder):
+    sources = [source for source, _ in tiny.pairs(8, seed=1)]
+    text = "".join(f"{source}\n" for source in sources)
+    (folder / "in.txt").write_text(text)
+    by_words = lines(mtcli(folder, "translate", *sources))
+    by_stdin = lines(mtcli(folder, "translate", stdin=text.encode()))
+    by_file = lines(mtcli(folder, "translate", "--input", "in.txt"))
+    mtcli(folder, "translate", "--input", "in.txt", "--output", "out.txt")
+    by_output = (folder / "out.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    assert len(by_words) == 8 and any(by_words)
+    assert by_words == by_stdin == by_file == by_output
+
+
+def test_one_line_in_is_one_line_out(folder):
+    (folder / "odd.txt.gz").write_bytes(gzip.compress("ab\r\n\r\n  \nc\u2028d\n\ufeffe\nf".encode()))
+    done = mtcli(folder, "translate", "--input", "odd.txt.gz")
+    translated = lines(done)
+    assert len(translated) == 6
+    assert translated[1] == translated[2] == ""
+    assert lines(mtcli(folder, "translate", stdin=b"")) == []
+
+
+def test_json_holds_what_programs_need(folder):
+    done = mtcli(folder, "translate", "--json", "--n-best", "3", "abc", "")
+    first, blank = map(json.loads, lines(done))
+    assert (first["line"], first["source"]) == (1, "abc")
+    hypotheses = first["hypotheses"]
+    assert len({each["text"] for each in hypotheses}) == 3
+    assert [each["score"] for each in hypotheses] == sorted((each["score"] for each in hypotheses), reverse=True)
+    for each in hypotheses:
+        assert each["log_probability"] < 0 and each["text"] == "".join(each["tokens"])
+        assert len(each["attention"]) == len(each["tokens"]) + 1
+        for row in each["attention"]:
+            assert len(row) == len("abc") + 1 and sum(row) == pytest.approx(1, abs=1e-4)
+    assert blank["hypotheses"][0]["text"] == ""
+
+
+def test_n_best_as_text(folder):
+    done = mtcli(folder, "translate", "--n-best", "2", "abc", "fed")
+    parts = [line.split(" ||| ") for line in lines(done)]
+    assert [part[0] for part in parts] == ["1", "1", "2", "2"]
+    assert all(float(part[2]) < 0 for part in parts)
+
+
+def test_sampling_follows_its_seed(folder):
+    def draw(seed: int, *texts: str) -> list[str]:
+        return lines(mtcli(folder, "translate", "--sample", "--temperature", "2", "--seed", str(seed), *texts))
+
+    texts = ["abc", "fed", "abc", "dab"]
+    assert draw(1, *texts) == draw(1, *texts) == draw(1, *texts[:2]) + draw(1, *texts)[2:]
+    assert draw(1, *texts) != draw(2, *texts)
+
+
+def test_eval_prints_a_table_and_json(folder):
+    table = mtcli(folder, "eval").stdout.decode()
+    for part in ("8 sentences", "bleu", "chrf", "ter", "exact_match", "perplexity", "tok:13a"):
+        assert part in table
+    done = mtcli(folder, "eval", "--data", "validation.tsv", "--json", "--metrics", "chrf,exact_match")
+    result = json.loads(done.stdout)
+    assert result["sentences"] == 8 and set(result["signatures"]) == {"chrf", "exact_match"}
+    assert 0 <= result["chrf"] <= 100 and result["perplexity"] > 1
+
+
+def test_eval_of_files_with_several_references(folder):
+    pairs = tiny.pairs(8, seed=1)
+    (folder / "source").write_text("".join(f"{source}\n" for source, _ in pairs))
+    hypotheses = lines(mtcli(folder, "translate", "--input", "source"))
+    for name, texts in {"wrong": ["x"] * 8, "right": [text or "y" for text in hypotheses]}.items():
+        (folder / name).write_text("".join(f"{text}\n" for text in texts))
+    one = ["eval", "--source", "source", "--reference", "wrong", "--json"]
+    assert json.loads(mtcli(folder, *one).stdout)["exact_match"] == 0
+    share = 100 * sum(map(bool, hypotheses)) / 8
+    assert json.loads(mtcli(folder, *one, "--reference", "right").stdout)["exact_match"] == share > 0
+
+
+def test_eval_against_another_run(folder):
+    if not (folder / "runs/other").exists():
+        mtcli(folder, "train", "--config", "tiny.yaml", "--run", "runs/other", "--set", "training.max_updates=2")
+    done = mtcli(folder, "eval", "--run", "runs/tiny", "--against", "runs/other", "--metrics", "chrf", "--json")
+    first, second = json.loads(done.stdout)["comparison"]
+    assert (first["system"], second["system"]) == ("runs/other", "runs/tiny")
+    assert 0 <= second["p_value"] <= 1
+
+
+def test_build_vocab_reports_and_train_uses_it(folder):
+    table = mtcli(folder, "build-vocab", "--config", "tiny.yaml", "--run", "runs/vocab").stdout.decode()
+    assert "coverage" in table and "100.00%" in table and "source, validation" in table
+    before = {path: path.read_bytes() for path in (folder / "runs/vocab/tokenizer").iterdir()}
+    mtcli(folder, "train", "--config", "tiny.yaml", "--run", "runs/vocab")
+    assert {path: path.read_bytes() for path in (folder / "runs/vocab/tokenizer").iterdir()} == before
+
+
+def test_a_signal_saves_and_the_same_command_continues(folder):
+    command = ["train", "--config", "tiny.yaml", "--run", "runs/stopped", "--set", "training.max_updates=2000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mtcli", *command], cwd=folder, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True
+    )
+    for line in process.stderr:
+        if line.startswith("update"):
+            break
+    process.send_signal(signal.SIGTERM)
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 143
+    assert "stopped and saved after update" in rest and "mtcli train --config tiny.yaml --run runs/stopped" in rest
+    changed = mtcli(folder, *command, "--set", "training.schedule=constant", status=1).stderr.decode()
+    assert "training.schedule.type: 'inverse_sqrt' -> 'constant'" in changed
+    saved = int(rest.split("stopped and saved after update ")[1].split(";")[0].replace(",", ""))
+    again = mtcli(folder, *command[:-1], f"training.max_updates={saved + 2}").stderr.decode()
+    assert f"continuing from update {saved:,}" in again and f"{saved + 2:,} updates" in again
+
+
+def test_the_prompt_on_a_terminal(folder):
+    """A person types two sentences and ends with an empty line."""
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    environment = {**ENVIRONMENT, "XDG_STATE_HOME": str(folder / "state"), "TERM": "dumb"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mtcli", "translate"], cwd=folder, stdin=slave, stdout=slave, stderr=subprocess.PIPE, env=environment
+    )
+    os.close(slave)
+    os.write(master, b"abc\nfed\n\n")
+    shown = b""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            shown += os.read(master, 1000)
+        except OSError:
+            break
+    assert process.wait() == 0
+    os.close(master)
+    process.stderr.close()
+    assert shown.count(b"> ") >= 3
+    expected = lines(mtcli(folder, "translate", "abc", "fed"))
+    assert all(text.encode() in shown for text in expected)
+    assert "abc\nfed" in (folder / "state/mtcli_history").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["translate", "--run", "runs/nothing", "a"], 1, "runs/nothing is no run directory"),
+        (["translate", "--input", "nothing.txt"], 1, "nothing.txt"),
+        (["translate", "--input", "."], 1, "directory"),
+        (["translate", "--input", "bad.txt"], 1, "bad.txt:2"),
+        (["translate", "--input", "source", "--output", "nowhere/out"], 1, "nowhere/out cannot be written"),
+        (["translate", "a", "--input", "b"], 2, "not both"),
+        (["translate", "a", "--beam-size", "0"], 2, "beam-size"),
+        (["translate", "a", "--top-p", "0.5"], 2, "--sample"),
+        (["translate", "a", "--sample", "--top-p", "1.5"], 1, "top_p is 1.5"),
+        (["translate", "a", "--n-best", "3", "--beam-size", "2"], 1, "raise beam_size"),
+        (["translate", "a", "--device", "abacus"], 2, "abacus"),
+        (["eval", "--source", "source"], 2, "--source and --reference go together"),
+        (["eval", "--source", "source", "--reference", "short"], 1, "short"),
+        (["eval", "--data", "empty.tsv"], 1, "empty"),
+        (["eval", "--metrics", "blue"], 1, "bleu"),
+        (["train", "--config", "nothing.yaml"], 1, "nothing.yaml"),
+        (["train", "--config", "tiny.yaml", "--set", "model.hiden_size=3", "--run", "runs/none"], 1, "hidden_size"),
+        (["train", "--config", "tiny.yaml", "--set", "data.train=nothing.tsv", "--run", "runs/none"], 1, "nothing.tsv"),
+        (["train", "--config", "tiny.yaml", "--set", "data.train=empty.tsv", "--run", "runs/empty"], 1, "empty.tsv"),
+        (["train", "--config", "tiny.yaml", "--set", "data.train=one.tsv", "--run", "runs/one"], 1, "one.tsv:1"),
+        (["train"], 2, "--config"),
+        (["fly"], 2, "fly"),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(folder, arguments, status, message):
+    (folder / "bad.txt").write_bytes(b"fine\n\xff\xfe\n")
+    (folder / "short").write_text("a\n")
+    (folder / "source").write_text("a\nb\n")
+    (folder / "empty.tsv").write_text("")
+    (folder / "one.tsv").write_text("only one column\n")
+    done = mtcli(folder, *arguments, status=status)
+    assert message in done.stderr.decode().replace("\n", " ")
+    assert done.stdout == b""
+
+
+def test_help_and_version_load_no_torch():
+    for argument in ("--help", "--version"):
+        code = f"import sys; sys.argv = ['mtcli', '{argument}']\nfrom mtcli import cli\ntry:\n    cli.main()\nfinally:\n    assert not {{'torch', 'pydantic', 'rich'}} & set(sys.modules)"
+        subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True, capture_output=True)
+
+
+def test_schema_is_json():
+    assert json.loads(mtcli(Path("."), "schema").stdout)["properties"].keys() >= {"data", "model", "training"}

@@ -1,0 +1,101 @@
+"""Text to hypotheses: order, blanks, batches that do not matter, scores that forced decoding confirms."""
+
+from __future__ import annotations
+
+from itertools import count, islice
+
+import pytest
+import torch
+
+import tiny
+from mtcli import Translator
+from mtcli import config as configs
+from mtcli.checkpoint import Run
+from mtcli.errors import UserError
+from mtcli.evaluation import evaluate
+from mtcli.trainer import Trainer
+
+SOURCES = [source for source, _ in tiny.pairs(30, seed=2)]
+
+
+@pytest.fixture(scope="module", params=["gru", "transformer"])
+def translator(request, tmp_path_factory) -> Translator:
+    folder = tmp_path_factory.mktemp(request.param)
+    tiny.write(folder)
+    path = tiny.write_config(folder, model=request.param)
+    run = Run.create(folder / "run", path.read_text(), configs.load(path))
+    Trainer(run, torch.device("cpu")).train()
+    loaded = Translator.load(folder / "run", device="cpu")
+    loaded.model.double()
+    return loaded
+
+
+def texts(translations) -> list[list[str]]:
+    return [[hypothesis.text for hypothesis in translation.hypotheses] for translation in translations]
+
+
+def scores(translations) -> list[float]:
+    return [hypothesis.score for translation in translations for hypothesis in translation.hypotheses]
+
+
+@pytest.mark.parametrize("options", [{}, {"beam_size": 1}, {"sampling": {"temperature": 1.5}}])
+def test_a_result_does_not_depend_on_its_batch(translator, options):
+    n_best = 1 if "beam_size" in options else 3
+    whole = translator.translate(SOURCES, n_best=n_best, **options)
+    alone = [
+        next(translator.stream([source], first_line=line, n_best=n_best, decoding=translator.decoding(**options)))
+        for line, source in enumerate(SOURCES, 1)
+    ]
+    small = translator.translate(SOURCES, n_best=n_best, batch_tokens=25, **options)
+    assert texts(whole) == texts(alone) == texts(small)
+    assert scores(whole) == pytest.approx(scores(alone), abs=1e-9)
+    assert [translation.source for translation in whole] == SOURCES
+
+
+def test_log_probabilities_are_those_of_forced_decoding(translator):
+    found = translator.translate(SOURCES, n_best=4, length_penalty={"type": "none", "alpha": 1.0})
+    pairs = [(each.source, hypothesis) for each in found for hypothesis in each.hypotheses]
+    forced = translator.score((source, hypothesis.text) for source, hypothesis in pairs)
+    for (_, hypothesis), tokens in zip(pairs, forced, strict=True):
+        assert len(tokens) == len(hypothesis.tokens) + 1
+        assert hypothesis.score == hypothesis.log_probability == pytest.approx(sum(tokens), abs=1e-6)
+
+
+def test_blank_lines_stay_blank(translator):
+    found = translator.translate(["", "abc", " \t", "\u3000"])
+    assert [translation.text for translation in found][::2] == ["", ""]
+    assert found[3].text == "" and found[1].hypotheses[0].log_probability < 0
+
+
+def test_streams_are_endless(translator):
+    assert len(list(islice(translator.stream(SOURCES[i % 30] for i in count()), 5000))) == 5000
+
+
+def test_unknown_characters_and_long_lines_are_translated_with_a_warning(translator, caplog):
+    found = translator.translate(["苹果", "ab " * 300])
+    assert len(found) == 2
+    assert "Line 2 has 900 tokens" in caplog.text
+
+
+def test_lengths_are_kept_within_their_own_bounds(translator):
+    for translation in translator.translate(SOURCES, min_length_ratio=1.0, max_length_ratio=1.0, max_length_offset=0):
+        assert len(translation.hypotheses[0].tokens) == len(translation.source)
+
+
+def test_impossible_options_are_refused(translator):
+    with pytest.raises(UserError, match="beam_size"):
+        translator.translate(["a"], beam_size=0)
+    with pytest.raises(UserError, match="raise beam_size"):
+        translator.translate(["a"], beam_size=2, n_best=3)
+    with pytest.raises(TypeError, match="list of sentences"):
+        translator.translate("a")
+
+
+def test_evaluation_agrees_with_its_parts(translator):
+    pairs = tiny.pairs(8, seed=1)
+    result = evaluate(translator, [s for s, _ in pairs], [[t] for _, t in pairs], ["chrf", "exact_match"])
+    tokens = [each for scores in translator.score(pairs) for each in scores]
+    assert result.loss == pytest.approx(-sum(tokens) / len(tokens))
+    assert result.hypotheses == [translation.text for translation in translator.translate([s for s, _ in pairs])]
+    same = evaluate(translator, [s for s, _ in pairs], [[h or "-"] for h in result.hypotheses], ["exact_match"])
+    assert same.scores["exact_match"].value == 100 * sum(map(bool, result.hypotheses)) / 8
