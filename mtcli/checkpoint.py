@@ -75,7 +75,7 @@ class Checkpoint:
 
 
 def to_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name, not copied; what has several names (tied weights) has only the first."""
+    """Parameters and persistent buffers by name, not copied; of several names (tied weights) only the first."""
     state = module.state_dict(keep_vars=True)  # keeps tied tensors the same object
     first: dict[int, str] = {}
     for name in sorted(state):
@@ -84,7 +84,7 @@ def to_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copy what `to_tensors` gave into a module of the same form. Raises UserError where names, shapes or types differ."""
+    """Copy what `to_tensors` gave into a module of the same form. UserError where names, shapes or types differ."""
     own = to_tensors(module)
     _compare(_forms(own), _forms(tensors), "What was saved")
     with torch.no_grad():
@@ -172,10 +172,9 @@ class Run:
         run = cls(path)
         parts = ("config.yaml", "tokenizer", "checkpoints")
         missing = [part for part in parts if not os.path.lexists(run.path / part)]
-        if not os.path.isdir(run.path):
-            raise UserError(f"{run.path} is no run directory: there is no such directory.{_runs_in(run.path.parent)}")
         if "config.yaml" in missing:
-            raise UserError(f"{run.path} is no run directory: it lacks {', '.join(missing)}.{_runs_in(run.path.parent)}")
+            lack = f"it lacks {', '.join(missing)}" if os.path.isdir(run.path) else "there is no such directory"
+            raise UserError(f"{run.path} is no run directory: {lack}.{_runs_in(run.path.parent)}")
         if missing:
             raise UserError(f"{run.path} holds no model yet: it lacks {', '.join(missing)}. Train it: mtcli train")
         run._check_tokenizer()
@@ -186,7 +185,7 @@ class Run:
         """The run that was trained last. Raises UserError where there is none."""
         marker = root / "latest"
         if not os.path.lexists(marker):
-            raise UserError("No run has been trained here yet: train one with mtcli train --config …, or name one with --run.")
+            raise UserError("No run has been trained here yet: mtcli train --config … trains one; --run names another.")
         name = os.fsdecode(_read(marker, LARGEST_YAML).removesuffix(b"\n"))
         if not os.path.isdir(root / name):
             raise UserError(f"{marker} names the run {name!r}, which is gone. Name another with --run.{_runs_in(root)}")
@@ -350,7 +349,8 @@ class Run:
                 log.warning(f"{tried[other]} Checkpoint {update} is used instead.")
             return found
         if tried:
-            raise UserError("\n".join([f"No checkpoint of {self.path} can be used; nothing was changed.", *tried.values()]))
+            first = f"No checkpoint of {self.path} can be used; nothing was changed."
+            raise UserError("\n".join([first, *tried.values()]))
         raise UserError(f"{self.path} holds no checkpoint yet. Train it: mtcli train")
 
     def _best_update(self) -> int | None:
@@ -385,25 +385,26 @@ class Run:
 
     def _verified(self, update: int, names: tuple[str, ...] = FILES) -> Path:
         """The folder of a checkpoint whose files are those that were written. Raises Damaged."""
-        folder = self.path / "checkpoints" / str(update)
         try:
-            manifest = _parsed(_read(self._inside("checkpoints", str(update), MANIFEST), LARGEST_JSON), folder / MANIFEST)
+            path = self._inside("checkpoints", str(update), MANIFEST)
+            manifest = _parsed(_read(path, LARGEST_JSON), path)
             files = manifest.get("files")
             if manifest.get("update") != update or not isinstance(files, dict) or set(files) != set(FILES):
-                raise UserError(f"{folder / MANIFEST} does not list the files of checkpoint {update}")
+                raise UserError(f"{path} does not list the files of checkpoint {update}")
             for name in names:
-                with _regular(self._inside("checkpoints", str(update), name)) as file:
+                path = self._inside("checkpoints", str(update), name)
+                with _regular(path) as file:
                     size = os.fstat(file.fileno()).st_size
                     wanted = files[name].get("bytes") if isinstance(files[name], dict) else None
                     if size != wanted:
-                        raise UserError(f"{folder / name} has {size} bytes instead of {wanted}")
+                        raise UserError(f"{path} has {size} bytes instead of {wanted}")
                     if _sha256(file) != files[name].get("sha256"):
-                        raise UserError(f"{folder / name} is not what {MANIFEST} says (its SHA-256 differs)")
+                        raise UserError(f"{path} is not what {MANIFEST} says (its SHA-256 differs)")
         except UserError as error:
             raise Damaged(f"Checkpoint {update} is damaged: {str(error).rstrip('.')}.") from error
         except OSError as error:
             raise Damaged(f"Checkpoint {update} is damaged: {error.filename}: {_reason(error)}.") from error
-        return folder
+        return path.parent
 
     def prune(self, keep: int) -> None:
         """Remove all checkpoints but the newest ``keep`` whole ones and the best."""
@@ -490,7 +491,7 @@ class Run:
         return os.path.getsize(path) if os.path.lexists(path) else 0
 
     def truncate_log(self, size: int) -> None:
-        """Cut the log back to ``size`` bytes, as it was when a checkpoint was saved, and to a whole line at any rate."""
+        """Cut the log back to ``size`` bytes, as it was at a checkpoint, and to a whole line at any rate."""
         path = self._inside("log.jsonl")
         there = self.log_size()
         if there < size:
@@ -520,7 +521,7 @@ class Run:
         for part in parts:
             path = path / part
             if path.is_symlink():
-                raise UserError(f"{path} is a link; a run holds its files itself. Nothing was read or written through it.")
+                raise UserError(f"{path} is a link; a run holds its files itself. It was not followed.")
         return path
 
     def _read_text(self, name: str) -> str:

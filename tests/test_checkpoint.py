@@ -74,7 +74,7 @@ def sign(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps({"update": int(folder.name), "files": files}))
 
 
-# ------------------------------------------------------------------------------------------------ what was saved comes back
+# -------------------------------------------------------------------------------------------- what was saved comes back
 
 
 def test_every_kind_of_tensor_comes_back_exactly(run):
@@ -139,7 +139,7 @@ def test_the_same_update_can_be_saved_again(run):
     assert sorted(os.listdir(run.path / "checkpoints")) == ["1", "2"]
 
 
-# -------------------------------------------------------------------------------------------------------------- damage
+# --------------------------------------------------------------------------------------------------------------- damage
 
 
 def cut(data: bytes) -> bytes:
@@ -240,7 +240,7 @@ def test_pruning_keeps_the_newest_whole_ones_and_the_best(run):
     assert run.checkpoints() == [1, 4, 6]  # the best one is not known
 
 
-# ---------------------------------------------------------------------------------------------------- hostile directories
+# -------------------------------------------------------------------------------------------------- hostile directories
 
 
 PARTS = [
@@ -397,7 +397,7 @@ def test_a_tokenizer_folder_holds_files_of_a_sane_size(run):
         Run.open(run.path)
 
 
-# ----------------------------------------------------------------------------------------------- making and finding runs
+# ---------------------------------------------------------------------------------------------- making and finding runs
 
 
 def test_a_run_goes_on_with_its_config_and_with_what_may_change(run):
@@ -446,7 +446,7 @@ def test_the_latest_run_is_found_again(run, tmp_path):
         Run.latest(runs)
 
 
-# ----------------------------------------------------------------------------------------------------------------- log
+# ------------------------------------------------------------------------------------------------------------------ log
 
 
 def test_the_log_is_what_it_was_at_the_checkpoint(run):
@@ -454,7 +454,8 @@ def test_the_log_is_what_it_was_at_the_checkpoint(run):
     run.append_log({"update": 3, "text": "苹果\u2028\ud800\n", "perplexity": [float("inf")]})
     with open(run.path / "log.jsonl", "ab") as file:
         file.write(b'{"upda')  # torn by a kill
-    assert run.read_log() == [{"update": 1}, {"update": 2}, {"update": 3, "text": "苹果\u2028\ud800\n", "perplexity": [None]}]
+    third = {"update": 3, "text": "苹果\u2028\ud800\n", "perplexity": [None]}
+    assert run.read_log() == [{"update": 1}, {"update": 2}, third]
     run.truncate_log(run.log_size())
     assert len(run.read_log()) == 3 and (run.path / "log.jsonl").read_bytes().endswith(b"\n")
     run.truncate_log(size)
@@ -476,7 +477,7 @@ def test_a_broken_line_of_the_log_is_named(run):
         run.read_log()
 
 
-# ------------------------------------------------------------------------------------------------- locks, kills, full disks
+# --------------------------------------------------------------------------------------------- locks, kills, full disks
 
 
 def python(code: str, *arguments, **options) -> subprocess.Popen:
@@ -536,7 +537,8 @@ def test_a_full_disk_is_told_and_loses_nothing(run):
     first, *rest = out.splitlines()
     assert first.startswith(f"{run.path}/checkpoints/3: the checkpoint could not be written: File too large")
     assert "that of update 2 is untouched" in first and "to continue" in first
-    assert [line.split(" cannot ")[0] for line in rest] == [str(run.path / n) for n in ("log.jsonl", "best.json", "tokenizer")]
+    named = [line.split(" cannot ")[0] for line in rest]
+    assert named == [str(run.path / name) for name in ("log.jsonl", "best.json", "tokenizer")]
     assert {**snapshot(run.path), "lock": before["lock"]} == before
     run.save_checkpoint(3, *contents(3))
     assert whole(run.load_checkpoint("newest", training=True), 3)
@@ -572,15 +574,15 @@ def die_at(step):
     counted = iter(range(step + 1))
 
     def dying(act, half):
-        def acts(*arguments):
+        def acts(*arguments, **options):
             if next(counted) == step:
                 half(*arguments)
                 os.kill(os.getpid(), signal.SIGKILL)
-            return act(*arguments)
+            return act(*arguments, **options)
         return acts
 
     nothing = lambda *arguments: None
-    for name in ("fsync", "rename", "replace"):
+    for name in ("fsync", "rename", "replace", "unlink", "rmdir"):
         setattr(os, name, dying(getattr(os, name), nothing))
     checkpoint._write_all = dying(checkpoint._write_all, lambda file, data: file.write(data[: len(data) // 2]))
 
@@ -605,6 +607,7 @@ def look(newest):
         assert len(run.read_log()) == saved.update
         best = run.best
         assert best is None or best["update"] <= saved.update
+        assert all(run.load_checkpoint(update, training=True) for update in run.checkpoints())  # none half removed
         folder = run.path / "checkpoints"
         assert all(name.isdigit() for name in os.listdir(folder)), os.listdir(folder)
         assert not list(run.path.glob(".*"))
