@@ -129,11 +129,12 @@ def search(
         trail.append(grown)
 
         finished = torch.cat((sentences["finished"], scores), 1).topk(n_best).values
-        # Log-probabilities only fall, and no later hypothesis is divided by more than the longest one is.
+        # Log-probabilities only fall, and none is ever divided by more than the longest one: what is done stays done,
+        # and a finished sentence that has not left yet finds nothing that changes its result.
         done = choice.live.amax(1) / sentences["divisor"] <= finished[:, -1]
         first_rows = torch.arange(0, scores.numel(), scores.shape[1], device=device)
         sentences |= {
-            "live": choice.live.masked_fill(done.unsqueeze(1), NEVER),
+            "live": choice.live,
             "rows": first_rows.unsqueeze(1) + choice.parents,
             "tokens": choice.tokens,
             "finished": finished,

@@ -263,9 +263,10 @@ def test_sentences_end_early():
     """A model that is sure of its end is not asked again and again until the maximum length."""
     tables = torch.zeros(4, PLACES, 6, dtype=torch.float64)
     tables[:3, :, EOS] = 20.0
+    tables[3, :, EOS] = -20.0
     model = Walk(tables)
     run(model, maximum=[40, 40, 40, 10], beam_size=2)
-    assert model.rows <= 4 + 2 * (4 * 2 + 10)
+    assert model.rows == 4 + 2 * 10
 
 
 # ------------------------------------------------------------------------------------------------- what always holds
@@ -291,6 +292,16 @@ def test_a_sentence_does_not_depend_on_its_batch(model, beam_size, sampled, cons
                 (each.tokens, each.log_probability, each.score) for each in together[i]
             ]
             assert all(torch.equal(a.attention, b.attention) for a, b in zip(one, together[i]))
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("sampling", [None, Sampling()])
+def test_a_finished_sentence_waits_for_others_to_leave_with_it(beam_size, sampling):
+    """In a large batch a sentence is stepped for a while after its end."""
+    model = Walk.random(9, sentences=60, vocabulary=24, sharpness=2.0)
+    options = {"beam_size": beam_size, "n_best": beam_size, "sampling": sampling, "penalty": PENALTIES[1], "maximum": 9}
+    for sentence, found in enumerate(run(model, **options)):
+        assert found == run(model.select([sentence]), keys=[sentence], **options)[0]
 
 
 @several
