@@ -118,7 +118,7 @@ def train(
 ) -> None:
     """Train a model; the same command again continues a run where it stopped."""
     place = _prepare_run(config, run, settings)
-    from . import devices, trainer  # PyTorch is loaded only once the config is known to be sound
+    from . import devices, trainer
 
     devices.keep_freed_memory()
     devices.set_threads(threads)
@@ -147,10 +147,10 @@ def train(
 
 def _prepare_run(config_path: Path, run: Path | None, settings: list[str] | None):
     """The run directory for a config: new, or the existing one if it was made with the same config."""
-    from . import config as configs
+    from . import config as configs, defaults
 
-    config = configs.load(config_path, settings or [])
-    from .checkpoint import Run
+    config = defaults.fit(configs.load(config_path, settings or []))
+    from .checkpoint import Run  # loads PyTorch: only now that the config is known to be sound
 
     return Run.create(run or Path("runs") / config_path.stem, config_path.read_text(encoding="utf-8"), config)
 

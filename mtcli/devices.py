@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
 
 import torch
 
@@ -42,3 +43,16 @@ def keep_freed_memory() -> None:
     m_trim_threshold, m_mmap_threshold = -1, -3
     mallopt(m_mmap_threshold, 2**30)
     mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def matmul_gflops(size: int = 1024, times: int = 3) -> float:
+    """How fast this processor multiplies float32 matrices just now, in 10⁹ operations a second (30 ms at 200).
+
+    Machines differ, and shared ones drift: training time can be compared only beside such a figure.
+    """
+    square = torch.ones(size, size)
+    torch.mm(square, square)
+    start = time.perf_counter()
+    for _ in range(times):
+        torch.mm(square, square)
+    return times * 2 * size**3 / (time.perf_counter() - start) / 1e9

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import codec, config as configs, corpus, optim
+from . import codec, config as configs, corpus, devices, metrics, optim
 from .checkpoint import Run, load_into, to_tensors
 from .config import Config
 from .data import Batch, ParallelData, cut, padding, plan_epoch
@@ -30,7 +30,7 @@ from .translator import Translator
 log = logging.getLogger("mtcli")
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-HIGHER_IS_BETTER = {"loss": False, "ter": False, "bleu": True, "chrf": True, "exact_match": True}
+LOWER_IS_BETTER = {"loss", *metrics.LOWER_IS_BETTER}
 
 
 class Interrupted(Exception):
@@ -167,6 +167,7 @@ class Trainer:
             return
         self.model.train()
         self.log_started = time.perf_counter()
+        self.board = _tensorboard(self.run, self.progress.update) if self.settings.tensorboard else None
         with self._signals(), self._bar() as self.bar:
             while not self.finished():
                 rows_of_updates = self.plan(self.progress.epoch)
@@ -266,7 +267,7 @@ class Trainer:
         progress, settings = self.progress, self.settings
         value = values[settings.best_by]
         better = progress.best is None or (
-            value > progress.best if HIGHER_IS_BETTER[settings.best_by] else value < progress.best
+            value < progress.best if settings.best_by in LOWER_IS_BETTER else value > progress.best
         )
         if better:
             progress.best, progress.best_update, progress.waited = value, progress.update, 0
@@ -375,12 +376,19 @@ class Trainer:
             "target_tokens": int(tally.tokens),
             "clock": {"seconds": round(progress.seconds, 2), "tokens_per_second": round(tally.tokens / seconds)},
         }
+        if self.device.type == "cpu":
+            entry["clock"]["matmul_gflops"] = round(devices.matmul_gflops(), 1)
         self._log(entry)
         self.bar.report(entry)
         self.tally, self.log_started = Tally(), time.perf_counter()
 
     def _log(self, entry: dict[str, Any]) -> None:
         self.run.append_log(entry)
+        if self.board is not None:
+            kind, numbers = ("validation", entry["validation"]) if "validation" in entry else ("training", entry)
+            for name, value in {**numbers, **entry["clock"]}.items():
+                if isinstance(value, (int, float)):
+                    self.board.add_scalar(f"{kind}/{name}", value, self.progress.update)
 
     def _bar(self) -> Bar:
         return Bar(self)
@@ -452,6 +460,15 @@ class Bar:
 def seed_of(*numbers: int) -> int:
     """One well-mixed number from several."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _tensorboard(run: Run, update: int):
+    """A writer of TensorBoard files that forgets what an interrupted run wrote after ``update``."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("training.tensorboard needs TensorBoard: pip install 'mtcli[tensorboard]'.") from None
+    return SummaryWriter(str(run.path / "tensorboard"), purge_step=update)
 
 
 def _terminal() -> bool:

@@ -27,7 +27,7 @@ FLOORS = [
     "explain",
     "config",
     "corpus tokenizers vocab metrics loss optim models.base models.layers models.attention",
-    "codec models.*",  # models.*: every model, each a file in models/
+    "codec defaults models.*",  # models.*: every model, each a file in models/
     "models",
     "data search checkpoint engines",
     "translator",
@@ -40,7 +40,7 @@ FLOOR = {module: number for number, names in enumerate(FLOORS) for module in nam
 
 # With these alone a translator runs that was exported for other engines, on a machine without torch.
 WITHOUT_TORCH = (
-    "__init__ cli errors yamls explain config distributed corpus tokenizers vocab codec metrics translator".split()
+    "__init__ cli errors yamls explain config defaults distributed corpus tokenizers vocab codec metrics translator".split()
 )
 
 

@@ -1,0 +1,95 @@
+"""What a config leaves open, chosen by the size of the corpus. Knows no torch and no model, only what suited which size."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from itertools import islice
+from typing import Any
+
+from . import config as configs
+from .config import Config, Muon, Plain, Subwords, Transformer
+from .corpus import read_lines, read_pairs
+
+log = logging.getLogger("mtcli")
+
+# For corpora of up to so many pairs. Small corpora want few subwords, small models, strong dropout and many epochs;
+# large ones the opposite.
+SIZES: list[tuple[float, dict[str, Any]]] = [
+    (3_000, {"vocabulary": 1000, "hidden": 128, "layers": 3, "dropout": 0.3, "batch": 1000, "epochs": 60}),
+    (30_000, {"vocabulary": 4000, "hidden": 128, "layers": 4, "dropout": 0.2, "batch": 2000, "epochs": 20}),
+    (300_000, {"vocabulary": 8000, "hidden": 256, "layers": 4, "dropout": 0.15, "batch": 4000, "epochs": 12}),
+    (float("inf"), {"vocabulary": 16000, "hidden": 512, "layers": 6, "dropout": 0.1, "batch": 16000, "epochs": 8}),
+]
+SAMPLE_PAIRS = 10_000  # that decide whether the two sides are written alike
+
+
+def fit(config: Config) -> Config:
+    """``config`` with everything that its author left open chosen by the number of training pairs, and said in the log.
+
+    Left open is what the YAML does not name: a value that is given there stays, also where it equals a default.
+    """
+    pairs = sum(part.weight * _count(part) for part in config.data.train)
+    size = next(values for limit, values in SIZES if pairs <= limit)
+    chosen: dict[str, dict[str, Any]] = {"tokenizer": {}, "model": {}, "training": {}}
+
+    def choose(section: str, **values: Any) -> None:
+        given = getattr(config, section).model_fields_set if section in config.model_fields_set else set()
+        chosen[section].update({key: value for key, value in values.items() if key not in given})
+
+    if "tokenizer" not in config.model_fields_set:
+        choose("tokenizer", shared=_written_alike(config))
+    if isinstance(config.tokenizer, Subwords):
+        choose("tokenizer", vocabulary_size=size["vocabulary"])
+    config = _with(config, "tokenizer", chosen["tokenizer"])
+
+    model = config.model
+    hidden = model.hidden_size if "hidden_size" in model.model_fields_set else size["hidden"]
+    tied = "all" if config.shared_vocabulary else "target"
+    choose("model", hidden_size=hidden, dropout=size["dropout"])
+    if isinstance(model, Transformer):
+        heads = next(number for number in (max(4, hidden // 64), 4, 2, 1) if hidden % number == 0)
+        choose("model", feed_forward_size=4 * hidden, heads=heads, tied_embeddings=tied)
+        choose("model", encoder_layers=size["layers"], decoder_layers=size["layers"])
+    else:
+        choose("model", embedding_size=hidden)
+
+    training = config.training
+    if training.batch_sentences is None:
+        choose("training", batch_tokens=size["batch"])
+    if not training.has_end:
+        choose("training", max_epochs=size["epochs"])
+    if isinstance(model, Transformer):
+        choose("training", optimizer=Muon().model_dump(mode="json"))
+    choose("training", schedule={"type": "linear", "warmup_updates": 200})
+    for section in ("model", "training"):
+        config = _with(config, section, chosen[section])
+    told = [f"{section}.{key} = {_shown(value)}" for section, values in chosen.items() for key, value in values.items()]
+    if told:
+        log.info(f"left open in the config, chosen for {pairs:,} training pairs: {', '.join(told)}")
+    return config
+
+
+def _with(config: Config, section: str, values: dict[str, Any]) -> Config:
+    if not values:
+        return config
+    return config.model_copy(update={section: configs.replace(getattr(config, section), **values)})
+
+
+def _shown(value: Any) -> Any:
+    return value["type"] if isinstance(value, dict) else value
+
+
+def _count(part: configs.TSV | Plain) -> int:
+    return sum(1 for _ in read_lines(part.source if isinstance(part, Plain) else part.path))
+
+
+def _written_alike(config: Config) -> bool:
+    """Whether most of the letters of either side occur on the other as well: then one set of subwords serves both."""
+    sides = Counter[str](), Counter[str]()
+    for part in config.data.train:
+        for pair in islice(read_pairs(part, skip_blank=True), SAMPLE_PAIRS):
+            for side, text in zip(sides, pair):
+                side.update(letter for letter in text if letter.isalpha())
+    common = sum((sides[0] & sides[1]).values())
+    return common > 0.5 * max(sum(side.values()) for side in sides)

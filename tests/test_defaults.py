@@ -1,0 +1,52 @@
+"""What a config leaves open is chosen by the size of the corpus; what it names stays."""
+
+import pytest
+
+from mtcli import config as configs
+from mtcli import defaults
+
+
+def corpus(folder, pairs: int, target: str = "ein Haus {}"):
+    path = folder / "train.tsv"
+    path.write_text("".join(f"a house {n}\t{target.format(n)}\n" for n in range(pairs)), encoding="utf-8")
+    return path
+
+
+def fitted(path, rest: str = "model: transformer") -> configs.Config:
+    return defaults.fit(configs.loads(f"data: {{train: {path}, validation: {path}}}\n{rest}\n", "x.yaml"))
+
+
+def test_larger_corpora_get_larger_models_and_fewer_epochs(tmp_path, monkeypatch):
+    small = fitted(corpus(tmp_path, 50))
+    monkeypatch.setattr(defaults, "_count", lambda part: 10**6)
+    large = fitted(corpus(tmp_path, 50))
+    assert small.model.hidden_size < large.model.hidden_size
+    assert small.model.dropout > large.model.dropout
+    assert small.tokenizer.vocabulary_size < large.tokenizer.vocabulary_size
+    assert small.training.max_epochs > large.training.max_epochs
+    assert small.training.batch_tokens < large.training.batch_tokens
+
+
+def test_what_the_config_names_stays_even_where_it_is_the_default(tmp_path, caplog):
+    caplog.set_level("INFO", "mtcli")
+    path = corpus(tmp_path, 50)
+    given = "model: {type: transformer, hidden_size: 64, dropout: 0.1}\ntraining: {max_updates: 7, batch_sentences: 5}\ntokenizer: char"
+    config = fitted(path, given)
+    assert (config.model.hidden_size, config.model.dropout) == (64, 0.1)
+    assert config.model.feed_forward_size == 256
+    assert config.training.max_epochs is None and config.training.batch_tokens is None
+    assert config.tokenizer == configs.Characters()
+    chosen = [line for line in caplog.text.splitlines() if "chosen for 50 training pairs" in line]
+    assert chosen and "hidden_size" not in chosen[0]
+
+
+def test_nothing_is_left_open_in_a_resolved_config(tmp_path):
+    config = fitted(corpus(tmp_path, 50))
+    assert defaults.fit(configs.loads(configs.dump(config), "x.yaml")) == config
+
+
+@pytest.mark.parametrize(("target", "shared"), [("das Haus {}", True), ("房子{}", False)])
+def test_sides_that_are_written_alike_share_subwords(tmp_path, target, shared):
+    config = fitted(corpus(tmp_path, 50, target))
+    assert config.shared_vocabulary == shared
+    assert config.model.tied_embeddings == ("all" if shared else "target")
