@@ -85,11 +85,11 @@ def _count(part: configs.TSV | Plain) -> int:
 
 
 def _written_alike(config: Config) -> bool:
-    """Whether most of the letters of either side occur on the other as well: then one set of subwords serves both."""
+    """Whether most letters of either side are used on the other as well: then one set of subwords serves both."""
     sides = Counter[str](), Counter[str]()
     for part in config.data.train:
         for pair in islice(read_pairs(part, skip_blank=True), SAMPLE_PAIRS):
             for side, text in zip(sides, pair):
-                side.update(letter for letter in text if letter.isalpha())
-    common = sum((sides[0] & sides[1]).values())
-    return common > 0.5 * max(sum(side.values()) for side in sides)
+                side.update(letter for letter in text.lower() if letter.isalpha())
+    common = sides[0].keys() & sides[1].keys()
+    return all(sum(side[letter] for letter in common) > 0.5 * sum(side.values()) for side in sides)
