@@ -19,6 +19,8 @@ from .yamls import Path, dotted
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Layers = Annotated[int, Field(ge=1, le=1000)]
+Width = Annotated[int, Field(ge=1, le=2**17)]
 File = Annotated[str, Field(min_length=1, json_schema_extra={"format": "file"})]
 
 
@@ -187,7 +189,7 @@ class Subwords(Section):
     dropout: Fraction = 0.0
     """Training only. bpe: share of merges left out (BPE-dropout, Provilkov et al. 2020). unigram: the smoothing alpha
     of sampled segmentations (Kudo 2018). 0 always takes the best segmentation."""
-    character_coverage: Annotated[float, Field(gt=0, le=1)] = 0.9999
+    character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 0.9999
     """Share of the text's characters that are pieces of their own; the rest is spelt in bytes."""
 
 
@@ -214,11 +216,11 @@ class Recurrent(Section):
 
     type: Literal["gru"] = "gru"
     cell: Literal["gru", "lstm"] = "gru"
-    embedding_size: Count = 256
-    hidden_size: Count = 256
+    embedding_size: Width = 256
+    hidden_size: Width = 256
     """Units of a decoder layer, and of an encoder layer (both directions together)."""
-    encoder_layers: Count = 1
-    decoder_layers: Count = 1
+    encoder_layers: Layers = 1
+    decoder_layers: Layers = 1
     bidirectional: bool = True
     """Read the source in both directions."""
     dropout: Fraction = 0.2
@@ -243,14 +245,14 @@ class Transformer(Section):
     """Transformer encoder-decoder (Vaswani et al. 2017)."""
 
     type: Literal["transformer"] = "transformer"
-    hidden_size: Count = 256
+    hidden_size: Width = 256
     """Width of the model; a multiple of `heads`."""
-    feed_forward_size: Count = 1024
-    heads: Count = 4
-    key_value_heads: Count | None = None
+    feed_forward_size: Width = 1024
+    heads: Width = 4
+    key_value_heads: Width | None = None
     """Fewer than `heads`: groups of heads share keys and values (Ainslie et al. 2023)."""
-    encoder_layers: Count = 4
-    decoder_layers: Count = 4
+    encoder_layers: Layers = 4
+    decoder_layers: Layers = 4
     dropout: Fraction = 0.1
     """On embeddings and on the output of every sub-layer."""
     attention_dropout: Fraction = 0.0
@@ -261,7 +263,7 @@ class Transformer(Section):
     norm_position: Literal["pre", "post"] = "pre"
     activation: Literal["relu", "gelu", "swiglu"] = "relu"
     positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
-    max_positions: Count = 1024
+    max_positions: Width = 1024
     """Rows of a learned position table: the longest sentence in tokens that can be read or written."""
     tied_embeddings: Literal["none", "target", "all"] = "target"
     """target: the decoder's input and output share one table (Press and Wolf 2017); all: the encoder's too."""

@@ -22,6 +22,7 @@ from .config import Config
 from .data import Batch, ParallelData, cut, padding, plan_epoch
 from .errors import UserError
 from .evaluation import evaluate
+from .inference import ModelEngine
 from .loss import cross_entropy
 from .models import build_model
 from .models.base import Seq2Seq
@@ -124,7 +125,7 @@ class Trainer:
         # Losses are summed, not averaged, so half precision starts from a small scale.
         self.exact = torch.float32 if device.type == "mps" else torch.float64  # of sums for the log
         self.scaler = torch.amp.GradScaler(device.type, init_scale=16.0, enabled=dtype is torch.float16)
-        self.translator = Translator(model, self.codecs, config, device)
+        self.translator = Translator(ModelEngine(model, device), self.codecs, config)
         self.progress, self.tally = Progress(), Tally()
         self.stop_signal = 0
 

@@ -14,12 +14,9 @@ from . import config as configs
 from .codec import Codec
 from .config import Config, Decoding
 from .errors import UserError
-from .vocab import BOS, EOS, PAD, UNK
 
 if TYPE_CHECKING:
-    import torch
-
-    from .models.base import Seq2Seq
+    from .inference import Found, ModelEngine
 
 log = logging.getLogger("mtcli")
 
@@ -60,25 +57,24 @@ class Translator:
     >>> translator.translate(["i like red apples ."])[0].text
     """
 
-    def __init__(self, model: Seq2Seq, codecs: tuple[Codec, Codec], config: Config, device: torch.device):
-        self.model, self.codecs, self.config, self.device = model, codecs, config, device
+    def __init__(self, engine: ModelEngine, codecs: tuple[Codec, Codec], config: Config):
+        self.engine, self.codecs, self.config = engine, codecs, config
 
     @classmethod
     def load(cls, run: str | Path | None = None, device: str = "auto", threads: int | None = None) -> Translator:
         """The best checkpoint of ``run``, a run directory; None is the run trained last. Raises UserError."""
         from . import devices
-        from .checkpoint import Run, load_into
-        from .models import build_model
+        from .checkpoint import Run
+        from .inference import ModelEngine
 
         devices.keep_freed_memory()
         devices.set_threads(threads)
+        chosen = devices.choose(device)
         place = Run.open(Path(run)) if run is not None else Run.latest()
         config = place.config
         codecs = codec.load(place.path / "tokenizer", config)
-        model = build_model(config.model, len(codecs[0].vocabulary), len(codecs[1].vocabulary))
-        load_into(model, place.load_checkpoint("best", training=False, model=model).model)
-        chosen = devices.choose(device)
-        return cls(model.to(chosen).eval(), codecs, config, chosen)
+        engine = ModelEngine.load(place, [len(side.vocabulary) for side in codecs], chosen)
+        return cls(engine, codecs, config)
 
     def decoding(self, **changes: Any) -> Decoding:
         """The run's way of decoding, with some values changed. Raises UserError for an impossible one."""
@@ -127,61 +123,21 @@ class Translator:
                     f"more than {limit} (data.max_length). Shorter sentences translate better."
                 )
         for batch in _batches(waiting, sources, decoding.batch_tokens):
-            found = self._search(
+            found = self.engine.search(
                 [sources[index] for index in batch],
                 decoding,
-                n_best,
-                attention,
+                n_best=n_best,
+                attention=attention,
                 keys=[first_line + index for index in batch],
             )
-            done.update(zip(batch, found))
+            done.update((index, [self._hypothesis(each) for each in best]) for index, best in zip(batch, found))
         for index, line in enumerate(lines):
             yield Translation(line, done.get(index, BLANK))
 
-    def _search(
-        self, sources: list[list[int]], decoding: Decoding, n_best: int, attention: bool, keys: list[int]
-    ) -> list[list[Hypothesis]]:
-        import torch
-
-        from .data import Sequences
-        from .search import search
-
-        rows = Sequences.of(sources)
-        ids, mask = (torch.from_numpy(x).to(self.device) for x in rows.padded(range_of(len(sources))))
-        lengths = torch.from_numpy(rows.lengths - 1).to(self.device)  # EOS not counted
-        maximum = (lengths * decoding.max_length_ratio).long() + decoding.max_length_offset
-        with torch.inference_mode():
-            memory = self.model.encode(ids, mask)
-            found = search(
-                self.model.decode_step,
-                memory,
-                self.model.init_state(memory),
-                bos=BOS,
-                eos=EOS,
-                banned=[PAD, BOS] if decoding.generate_unknown else [PAD, BOS, UNK],
-                min_lengths=torch.minimum((lengths * decoding.min_length_ratio).ceil().long(), maximum),
-                max_lengths=maximum,
-                beam_size=decoding.beam_size,
-                n_best=n_best,
-                length_penalty=decoding.length_penalty,
-                sampling=decoding.sampling,
-                keys=torch.tensor(keys, device=self.device),
-                no_repeat_ngram=decoding.no_repeat_ngram,
-                attention=attention,
-            )
-        return [
-            [
-                Hypothesis(
-                    self.codecs[1].decode(each.tokens),
-                    each.score,
-                    each.log_probability,
-                    self.codecs[1].vocabulary.decode(each.tokens),
-                    None if each.attention is None else each.attention[:, :length].tolist(),
-                )
-                for each in hypotheses
-            ]
-            for hypotheses, length in zip(found, map(len, sources))
-        ]
+    def _hypothesis(self, found: Found) -> Hypothesis:
+        side = self.codecs[1]
+        tokens = side.vocabulary.decode(found.tokens)
+        return Hypothesis(side.decode(found.tokens), found.score, found.log_probability, tokens, found.attention)
 
     def score(self, pairs: Iterable[tuple[str, str]]) -> Iterator[list[float]]:
         """Log-probability of every target token, EOS included, of given translations (forced decoding)."""
@@ -192,30 +148,8 @@ class Translator:
             lengths = [max(len(source), len(target)) for source, target in zip(sources, targets)]
             done: dict[int, list[float]] = {}
             for batch in _batches(order, lengths, self.config.decoding.batch_tokens):
-                done.update(zip(batch, self._score([sources[i] for i in batch], [targets[i] for i in batch])))
+                done.update(zip(batch, self.engine.score([sources[i] for i in batch], [targets[i] for i in batch])))
             yield from (done[index] for index in range(len(pool)))
-
-    def _score(self, sources: list[list[int]], targets: list[list[int]]) -> list[list[float]]:
-        import torch
-
-        from .data import ParallelData, Sequences
-
-        data = ParallelData(Sequences.of(sources), Sequences.of(targets), self.codecs, [None, None])
-        batch = data.batch(range_of(len(sources))).to(self.device)
-        with torch.inference_mode():
-            states = self.model(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]  # (N, H)
-            exact = torch.promote_types(states.dtype, torch.float32)
-            scores = []
-            for part, ids in zip(states.split(1024), batch.target_out[batch.target_mask].split(1024)):
-                log_probabilities = self.model.project(part).log_softmax(dim=-1, dtype=exact)
-                scores.append(log_probabilities.gather(1, ids[:, None])[:, 0])
-            return [part.tolist() for part in torch.cat(scores).split([len(target) for target in targets])]
-
-
-def range_of(length: int):
-    import numpy as np
-
-    return np.arange(length)
 
 
 def _batches(order: list[int], items: Sequence, tokens: int) -> Iterator[list[int]]:

@@ -173,7 +173,7 @@ def test_an_override_can_mend_the_file():
     [
         ("model.hiden_size=3", "model.hiden_size is not a key here. Did you mean 'hidden_size'?"),
         ("trainng.seed=3", "trainng is not a key here. Did you mean 'training'?"),
-        ("model.heads=0", "model.heads is 0; it must be a whole number >= 1."),
+        ("model.heads=0", "model.heads is 0; it must be a whole number >= 1 and <= 131072."),
         ("model.type=grru", "model.type is 'grru'; choose gru, transformer. Did you mean 'gru'?"),
         ("model=grru", "model is 'grru'; choose gru, transformer. Did you mean 'gru'?"),
         ("data.train.3.path=x", "data.train.3.path cannot be set: ['a.tsv'] has no item 3, counted from 0."),
@@ -302,7 +302,7 @@ foo: 1
         "x.yaml:8: model.attention is 'dott'; choose none, additive, dot, general. Did you mean 'dot'?",
         "x.yaml:9: model.positions is not a key of gru; it is one of transformer.",
         "x.yaml:10: model.dropout is true; it must be a number >= 0 and < 1.",
-        "x.yaml:11: model.hidden_size is 64.0; it must be a whole number >= 1.",
+        "x.yaml:11: model.hidden_size is 64.0; it must be a whole number >= 1 and <= 131072.",
         "x.yaml:13: training.label_smothing is not a key here. Did you mean 'label_smoothing'?",
         "x.yaml:14: training.batch_tokens is 'many'; it must be a whole number >= 1, or null.",
         "x.yaml:15: training.learning_rate is not a key here. Did you mean training.optimizer.learning_rate?",

@@ -30,6 +30,7 @@ FLOORS = [
     "codec defaults models.*",  # models.*: every model, each a file in models/
     "models",
     "data search checkpoint engines",
+    "inference",
     "translator",
     "evaluation",
     "trainer export",

@@ -26,7 +26,7 @@ def translator(request, tmp_path_factory) -> Translator:
     run = Run.create(folder / "run", path.read_text(), configs.load(path))
     Trainer(run, torch.device("cpu")).train()
     loaded = Translator.load(folder / "run", device="cpu")
-    loaded.model.double()
+    loaded.engine.model.double()
     return loaded
 
 

@@ -1,0 +1,119 @@
+"""Our own models as an engine: sequences of ids in, hypotheses or log-probabilities out. Knows no text and no files."""
+
+# B sentences, S source, N target positions, H hidden
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .checkpoint import Run, load_into
+from .config import Decoding, Recurrent, Transformer
+from .data import ParallelData, Sequences
+from .errors import UserError
+from .models import build_model
+from .models.base import Seq2Seq
+from .search import search
+from .vocab import BOS, EOS, PAD, UNK
+
+PROJECTED = 1024  # target positions whose logits are held at once when translations are scored
+
+
+@dataclass(frozen=True)
+class Found:
+    """A hypothesis as ids, EOS included; attention has a row for each of them and a column for each source id."""
+
+    tokens: list[int]
+    log_probability: float
+    score: float
+    attention: list[list[float]] | None
+
+
+def describe(config: Recurrent | Transformer, sizes: Sequence[int]) -> Seq2Seq:
+    """The model that a config describes, names and shapes without memory. Raises UserError where it cannot exist."""
+    try:
+        with torch.device("meta"):
+            return build_model(config, *sizes)
+    except RuntimeError as error:
+        raise UserError(f"The config describes a model of an impossible size: {error}.") from None
+
+
+class ModelEngine:
+    """Searches and scores with one model on one device."""
+
+    def __init__(self, model: Seq2Seq, device: torch.device):
+        self.model, self.device = model, device
+
+    @classmethod
+    def load(cls, run: Run, sizes: Sequence[int], device: torch.device) -> ModelEngine:
+        """The best checkpoint of a run whose vocabularies have ``sizes`` tokens. Raises UserError.
+
+        What the checkpoint declares is held against the config before anything of either's size is allocated.
+        """
+        form = describe(run.config.model, sizes)
+        saved = run.load_checkpoint("best", training=False, model=form)
+        model = build_model(run.config.model, *sizes)
+        load_into(model, saved.model)
+        return cls(model.to(device).eval(), device)
+
+    def search(
+        self,
+        sources: Sequence[Sequence[int]],
+        decoding: Decoding,
+        *,
+        n_best: int = 1,
+        attention: bool = False,
+        keys: Sequence[int] | None = None,
+    ) -> list[list[Found]]:
+        """The best hypotheses of each source, all of which are one batch. ``keys`` tell the sentences' noise apart."""
+        rows = Sequences.of(sources)
+        ids, mask = (torch.from_numpy(x).to(self.device) for x in rows.padded(np.arange(len(rows))))
+        lengths = torch.from_numpy(rows.lengths - 1).to(self.device)  # EOS not counted
+        maximum = (lengths * decoding.max_length_ratio).long() + decoding.max_length_offset
+        with torch.inference_mode():
+            memory = self.model.encode(ids, mask)
+            found = search(
+                self.model.decode_step,
+                memory,
+                self.model.init_state(memory),
+                bos=BOS,
+                eos=EOS,
+                banned=[PAD, BOS] if decoding.generate_unknown else [PAD, BOS, UNK],
+                min_lengths=torch.minimum((lengths * decoding.min_length_ratio).ceil().long(), maximum),
+                max_lengths=maximum,
+                beam_size=decoding.beam_size,
+                n_best=n_best,
+                length_penalty=decoding.length_penalty,
+                sampling=decoding.sampling,
+                keys=torch.tensor(keys if keys is not None else range(len(rows)), device=self.device),
+                no_repeat_ngram=decoding.no_repeat_ngram,
+                attention=attention,
+            )
+        return [
+            [
+                Found(
+                    each.tokens,
+                    each.log_probability,
+                    each.score,
+                    None if each.attention is None else each.attention[:, : len(source)].tolist(),
+                )
+                for each in hypotheses
+            ]
+            for source, hypotheses in zip(sources, found)
+        ]
+
+    def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probability of every id of each target, which ends in EOS (forced decoding), all as one batch."""
+        data = ParallelData(Sequences.of(sources), Sequences.of(targets), None, [None, None])
+        batch = data.batch(np.arange(len(sources))).to(self.device)
+        with torch.inference_mode():
+            states = self.model(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]  # (N, H)
+            exact = torch.promote_types(states.dtype, torch.float32)
+            scores = []
+            for part, ids in zip(states.split(PROJECTED), batch.target_out[batch.target_mask].split(PROJECTED)):
+                log_probabilities = self.model.project(part).log_softmax(dim=-1, dtype=exact)
+                scores.append(log_probabilities.gather(1, ids[:, None])[:, 0])
+            return [part.tolist() for part in torch.cat(scores).split([len(target) for target in targets])]
