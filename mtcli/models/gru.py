@@ -1,0 +1,270 @@
+"""Recurrent encoder-decoder, with attention or without. Knows no vocabulary, no text, no training and no search.
+
+With e_t the embedding of the token before position t, s_t the top decoder layer and c_t the context:
+
+    attention_at: after       s_t = cell(e_t, s_{t-1})         c_t = attend(s_t)        o_t = tanh(W [s_t; c_t])
+    attention_at: before      s_t = cell([e_t; c_t], s_{t-1})  c_t = attend(s_{t-1})    o_t = tanh(W [s_t; c_t; e_t])
+    no attention, every_step  s_t = cell([e_t; c], s_{t-1})    c = last encoder state   o_t = tanh(W [s_t; c; e_t])
+    no attention, init        s_t = cell(e_t, s_{t-1})                                  o_t = tanh(W s_t)
+
+(Luong et al. 2015, eq. 5; Bahdanau et al. 2015, A.2.2; Cho et al. 2014; Sutskever et al. 2014), and the logits are a
+linear function of o_t. In a deep decoder the context of `before` goes into the lowest layer and is asked for by the
+lowest layer's previous state (as in Wu et al. 2016, section 3), so that the layers above run over all steps at once.
+"""
+
+# B sentences, R rows (hypotheses, B of them or a multiple), S source, T target, E embedding, H hidden, V vocabulary,
+# L layers, W width of a layer's state
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import Recurrent
+from .attention import ATTENTIONS
+from .base import Memory, Seq2Seq, State
+from .layers import Dropout
+
+
+class GRULayer(nn.GRU):
+    """A layer of gated recurrent units; its state is its output."""
+
+    parts = 1
+    """Width of the state in units of H."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__(inputs, hidden, batch_first=True)
+
+    def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """All steps at once: inputs (R, T, I), state (R, W), zeros if None -> outputs (R, T, H), last state (R, W)."""
+        outputs, last = super().forward(inputs, None if state is None else state.unsqueeze(0).contiguous())
+        return outputs, last.squeeze(0)
+
+    def step(self, gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step, by the equations of nn.GRU, from what its input says: gates (R, 3H), state -> output, state."""
+        recurrent = F.linear(state, self.weight_hh_l0, self.bias_hh_l0)
+        sizes = (2 * self.hidden_size, self.hidden_size)
+        (gates, candidate), (recurrent, memory) = gates.split(sizes, 1), recurrent.split(sizes, 1)
+        reset, update = (gates + recurrent).sigmoid().chunk(2, 1)
+        state = torch.lerp(torch.addcmul(candidate, reset, memory).tanh(), state, update)
+        return state, state
+
+    def output(self, state: Tensor) -> Tensor:
+        """What the layer said last: (R, W) -> (R, H)."""
+        return state
+
+
+class LSTMLayer(nn.LSTM):
+    """A layer of long short-term memory; its state is its output and its cell, side by side. Methods as in GRULayer."""
+
+    parts = 2
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__(inputs, hidden, batch_first=True)
+
+    def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        first = None if state is None else tuple(part.contiguous() for part in state.unsqueeze(0).chunk(2, 2))
+        outputs, last = super().forward(inputs, first)
+        return outputs, torch.cat(last, 2).squeeze(0)
+
+    def step(self, gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        output, cell = state.chunk(2, 1)
+        gates = gates + F.linear(output, self.weight_hh_l0, self.bias_hh_l0)
+        write, forget, candidate, show = gates.chunk(4, 1)
+        cell = forget.sigmoid() * cell + write.sigmoid() * candidate.tanh()
+        output = show.sigmoid() * cell.tanh()
+        return output, torch.cat((output, cell), 1)
+
+    def output(self, state: Tensor) -> Tensor:
+        return state.chunk(2, 1)[0]
+
+
+CELLS: dict[str, type[GRULayer] | type[LSTMLayer]] = {"gru": GRULayer, "lstm": LSTMLayer}
+
+
+class Encoder(nn.Module):
+    """Layers over the source, in one direction or two.
+
+    The backward direction is a layer of its own over each sentence's own reversed tokens. Padding thus stands at the end
+    for either and cannot reach a real token, without packing and without lengths on the CPU.
+    """
+
+    def __init__(self, config: Recurrent) -> None:
+        super().__init__()
+        directions = 2 if config.bidirectional else 1
+        inputs = [config.embedding_size] + [config.hidden_size] * (config.encoder_layers - 1)
+        cell, hidden = CELLS[config.cell], config.hidden_size // directions
+        self.layers = nn.ModuleList(cell(size, hidden) for size in inputs)
+        self.backward_layers = nn.ModuleList(cell(size, hidden) for size in inputs if config.bidirectional)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, inputs: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """inputs (B, S, E), mask (B, S) -> the top layer's outputs (B, S, H), each layer's last one (B, H).
+
+        The last output is the one of the last real token, in either direction's order of reading.
+        """
+        positions = torch.arange(mask.size(1), device=mask.device)
+        last = mask.sum(1, keepdim=True) - 1  # (B, 1)
+        mirrored = torch.where(mask, last - positions, positions).unsqueeze(2)  # (B, S, 1): its own inverse
+        last = last.unsqueeze(2)
+
+        finals = []
+        for index, layer in enumerate(self.layers):
+            inputs = self.dropout(inputs) if index else inputs
+            outputs, _ = layer(inputs)
+            final = _reorder(outputs, last)
+            if self.backward_layers:
+                mirror, _ = self.backward_layers[index](_reorder(inputs, mirrored))
+                final = torch.cat((final, _reorder(mirror, last)), 2)
+                outputs = torch.cat((outputs, _reorder(mirror, mirrored)), 2)
+            finals.append(final.squeeze(1))
+            inputs = outputs
+        return inputs, finals
+
+
+def _reorder(sequence: Tensor, positions: Tensor) -> Tensor:
+    """Each sentence's own choice of positions: sequence (B, S, H), positions (B, N, 1) -> (B, N, H)."""
+    return sequence.gather(1, positions.expand(-1, -1, sequence.size(2)))
+
+
+class RecurrentSeq2Seq(Seq2Seq):
+    """Encoder, decoder, and what lies between and around them; see above for the equations.
+
+    Decoder layers start from the last outputs of encoder layers, counted from the top (the lowest ones of a decoder
+    that is the deeper share the encoder's lowest), through a tanh layer each (Bahdanau et al. 2015, A.2.2) or as they
+    are. An LSTM's cell starts from the same output: its own share of the bridge, or a copy.
+    """
+
+    def __init__(self, config: Recurrent, source_size: int, target_size: int) -> None:
+        super().__init__()
+        hidden, embedding = config.hidden_size, config.embedding_size
+        self.target_embedding = nn.Embedding(target_size, embedding)
+        tied = config.tied_embeddings
+        self.source_embedding = self.target_embedding if tied == "all" else nn.Embedding(source_size, embedding)
+        self.encoder = Encoder(config)
+
+        self.attention = None if config.attention == "none" else ATTENTIONS[config.attention](hidden)
+        self.attends_before = self.attention is not None and config.attention_at == "before"
+        self.constant_context = self.attention is None and config.context == "every_step"
+        into_cell = self.attends_before or self.constant_context
+
+        cell = CELLS[config.cell]
+        inputs = [embedding + hidden * into_cell] + [hidden] * (config.decoder_layers - 1)
+        self.layers = nn.ModuleList(cell(size, hidden) for size in inputs)
+        self.starts = [max(0, config.encoder_layers - config.decoder_layers + i) for i in range(config.decoder_layers)]
+        self.parts = cell.parts
+        self.bridges = nn.ModuleList(nn.Linear(hidden, cell.parts * hidden) for _ in inputs if config.bridge)
+
+        width = hidden if tied == "none" else embedding
+        into_readout = hidden
+        if self.attention is not None or into_cell:
+            into_readout += hidden
+        if into_cell:
+            into_readout += embedding
+        self.readout = nn.Linear(into_readout, width)
+        self.projection = nn.Linear(width, target_size)
+        self.dropout = Dropout(config.dropout)
+        self._initialise()
+        if tied != "none":
+            self.projection.weight = self.target_embedding.weight
+
+    def _initialise(self) -> None:
+        """Xavier for matrices (each gate's on its own), zero for biases, one for the LSTM's forget gate."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+            elif isinstance(module, (nn.Linear, nn.RNNBase)):
+                outputs = module.out_features if isinstance(module, nn.Linear) else module.hidden_size
+                for parameter in module.parameters():
+                    for block in parameter.split(outputs):
+                        nn.init.xavier_uniform_(block) if block.dim() == 2 else nn.init.zeros_(block)
+                if isinstance(module, nn.LSTM):
+                    nn.init.ones_(module.bias_ih_l0.chunk(4)[1])
+
+    def encode(self, source: Tensor, source_mask: Tensor) -> Memory:
+        """Memory: ``start`` (B, L, W), the decoder's first state; with attention ``keys``, ``values`` (B, S, H) and
+        ``mask`` (B, S); with a constant context ``context`` (B, H)."""
+        values, finals = self.encoder(self.dropout(self.source_embedding(source)), source_mask)
+        starts = [finals[index] for index in self.starts]
+        if self.bridges:
+            starts = [torch.tanh(bridge(start)) for bridge, start in zip(self.bridges, starts)]
+        else:
+            starts = [start.repeat(1, self.parts) for start in starts]
+        memory = {"start": torch.stack(starts, 1)}
+        if self.attention is not None:
+            memory |= {"keys": self.attention.keys(values), "values": values, "mask": source_mask}
+        elif self.constant_context:
+            memory["context"] = finals[-1]
+        return memory
+
+    def init_state(self, memory: Memory) -> State:
+        """State: ``layers`` (R, L, W)."""
+        return {"layers": memory["start"]}
+
+    def forward(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor:
+        memory = self.encode(source, source_mask)
+        return self._decode(target_in, self.init_state(memory), memory)[0]
+
+    def project(self, states: Tensor) -> Tensor:
+        return self.projection(states)
+
+    def decode_step(
+        self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
+    ) -> tuple[Tensor, State, Tensor | None]:
+        states, state, weights = self._decode(tokens.unsqueeze(1), state, memory)
+        if weights is not None:
+            weights = weights.squeeze(1) if attention else None
+        return self.project(states.squeeze(1)), state, weights
+
+    def _decode(self, tokens: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Tensor | None]:
+        """Some steps on given tokens (R, T) -> o (R, T, H), State, attention (R, T, S) if there is any."""
+        embedded = self.dropout(self.target_embedding(tokens))  # (R, T, E)
+        states = list(state["layers"].unbind(1))
+        if self.attends_before:
+            outputs, states[0], context, weights = self._attend_and_step(embedded, states[0], memory)
+        else:
+            context, weights = self._constant_context(embedded, memory), None
+            inputs = embedded if context is None else torch.cat((embedded, context), 2)
+            outputs, states[0] = self.layers[0](inputs, states[0])
+        for index in range(1, len(self.layers)):
+            outputs, states[index] = self.layers[index](self.dropout(outputs), states[index])
+        seen = [outputs]
+        if context is not None:
+            seen += [context, embedded]
+        elif self.attention is not None:
+            context, weights = self._attend(outputs, memory)
+            seen += [context]
+        readout = self.dropout(torch.tanh(self.readout(torch.cat(seen, 2))))
+        return readout, {"layers": torch.stack(states, 1)}, weights
+
+    def _attend_and_step(self, embedded: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, ...]:
+        """The lowest layer where a step's context needs the step before: a loop, with no more in it than must be.
+
+        embedded (R, T, E), state (R, W) -> outputs (R, T, H), state (R, W), contexts (R, T, H), weights (R, T, S).
+        """
+        layer = self.layers[0]
+        from_embedding, from_context = layer.weight_ih_l0.split((embedded.size(2), layer.hidden_size), 1)
+        output, outputs, contexts, weights = layer.output(state), [], [], []
+        for gates in F.linear(embedded, from_embedding, layer.bias_ih_l0).unbind(1):  # (R, gates)
+            context, weight = self._attend(output.unsqueeze(1), memory)
+            output, state = layer.step(torch.addmm(gates, context.squeeze(1), from_context.t()), state)
+            outputs.append(output)
+            contexts.append(context)
+            weights.append(weight)
+        return torch.stack(outputs, 1), state, torch.cat(contexts, 1), torch.cat(weights, 1)
+
+    def _attend(self, queries: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """queries (R, T, H) -> context (R, T, H), weights (R, T, S). The rows of a sentence ask side by side."""
+        keys, values, mask = memory["keys"], memory["values"], memory["mask"]
+        together = queries.reshape(keys.size(0), -1, queries.size(2))  # (B, R / B · T, H)
+        context, weights = self.attention(together, keys, values, mask)
+        return context.view(queries.shape), weights.view(*queries.shape[:2], -1)
+
+    def _constant_context(self, embedded: Tensor, memory: Memory) -> Tensor | None:
+        """The encoder's last state for every step of every row, (R, T, H), where the model wants it."""
+        if not self.constant_context:
+            return None
+        context = memory["context"]
+        rows = embedded.size(0) // context.size(0)
+        return context[:, None, None].expand(-1, rows, embedded.size(1), -1).flatten(0, 1)

@@ -1,0 +1,316 @@
+"""The laws of mtcli/models/base.py, for every registered kind of model, in every combination of any three options.
+
+Kinds and their options are read from the config, so that a new one is tested without a change here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import torch
+from torch import Tensor
+
+from mtcli.config import Config, Recurrent, Transformer
+from mtcli.errors import UserError
+from mtcli.models import MODELS, build_model
+from mtcli.models.attention import ATTENTIONS
+from mtcli.models.base import Memory, Seq2Seq, State, select_rows
+from mtcli.models.gru import CELLS
+from mtcli.models.transformer import POSITIONS
+
+VOCABULARY = 13
+NUMBERS = {  # what options that are numbers may be here; the ones that are not named keep their defaults
+    "embedding_size": [6], "hidden_size": [8], "feed_forward_size": [12], "heads": [4], "key_value_heads": [None, 2],
+    "encoder_layers": [1, 2], "decoder_layers": [1, 2, 3], "max_positions": [40], "dropout": [0.3],
+}  # fmt: skip
+LENGTHS = [5, 2, 1, 4]  # of the source sentences
+TARGET = 6  # tokens of every target prefix
+
+
+# ------------------------------------------------------------------------------------------------ kinds and options
+
+
+def kinds() -> dict[str, Any]:
+    """The config class of every kind of model."""
+    classes = get_args(Config.model_fields["model"].annotation)
+    return {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in classes}
+
+
+def combinations(kind: Any) -> Iterator[Any]:
+    """Configs in which any three options meet in every way."""
+    options: dict[str, list[Any]] = {}
+    for name, field in kind.model_fields.items():
+        if get_origin(field.annotation) is Literal:
+            options[name] = list(get_args(field.annotation))
+        elif field.annotation is bool:
+            options[name] = [False, True]
+        elif name in NUMBERS:
+            options[name] = NUMBERS[name]
+    every = [list(zip(options, values)) for values in itertools.product(*options.values())]
+    random.Random(1).shuffle(every)
+    met: set[Any] = set()
+    for choice in every:
+        triples = set(itertools.combinations(choice, 3))
+        if not triples <= met:
+            met |= triples
+            yield kind(**dict(choice))
+
+
+CONFIGS = [config for kind in kinds().values() for config in combinations(kind)]
+
+
+def name(config: Any) -> str:
+    """The kind and what was chosen for it, in the order of the config."""
+    chosen = config.model_fields_set - {key for key, values in NUMBERS.items() if len(values) == 1}
+    return "-".join(str(getattr(config, key)) for key in type(config).model_fields if key in chosen)
+
+
+def build(config: Any) -> Seq2Seq:
+    """A model in float64, without dropout until it is asked for. Biases are not left at zero: that would hide them."""
+    torch.manual_seed(1)
+    model = build_model(config, VOCABULARY, VOCABULARY).double().eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, 0.5)
+    return model
+
+
+@pytest.fixture(params=CONFIGS, ids=name)
+def config(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def model(config: Any) -> Seq2Seq:
+    return build(config)
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    """Source ids with garbage for padding, the mask, and target prefixes; a source of one token is among them."""
+    generator = torch.Generator().manual_seed(2)
+    source = torch.randint(VOCABULARY, (len(LENGTHS), max(LENGTHS)), generator=generator)
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    return source, mask, torch.randint(VOCABULARY, (len(LENGTHS), TARGET), generator=generator)
+
+
+@pytest.fixture(autouse=True)
+def no_gradients(request: pytest.FixtureRequest) -> Iterator[None]:
+    with torch.set_grad_enabled("gradient" in request.node.name):
+        yield
+
+
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`decode_step` may write into the State it is given."""
+    return {key: tensor.clone() for key, tensor in tensors.items()}
+
+
+def unroll(model: Seq2Seq, memory: Memory, state: State, tokens: Tensor) -> tuple[Tensor, Tensor | None, State]:
+    """Step through tokens (R, T) -> logits (R, T, V), attention (R, T, S) or None, the last State."""
+    logits, attentions = [], []
+    for column in tokens.unbind(1):
+        step, state, attention = model.decode_step(column, state, memory, attention=True)
+        logits.append(step)
+        attentions.append(attention)
+    return torch.stack(logits, 1), None if attentions[0] is None else torch.stack(attentions, 1), state
+
+
+def start(model: Seq2Seq, source: Tensor, mask: Tensor, hypotheses: int = 1) -> tuple[Memory, State]:
+    """Memory of B sentences and State of K·B hypotheses, side by side."""
+    memory = model.encode(source, mask)
+    rows = torch.arange(len(source)).repeat_interleave(hypotheses)
+    return memory, select_rows(model.init_state(memory), rows)
+
+
+def same(a: Tensor, b: Tensor, tolerance: float = 1e-9) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
+
+
+# -------------------------------------------------------------------------------------------------------------- laws
+
+
+def test_teacher_forcing_equals_steps(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    source, mask, target = batch
+    states = model(source, mask, target)
+    assert states.shape[:2] == target.shape
+    logits, _, _ = unroll(model, *start(model, source, mask), target)
+    assert logits.shape == (*target.shape, VOCABULARY)
+    same(model.project(states), logits)
+
+
+def test_every_source_token_matters_and_padding_does_not(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    source, mask, target = batch
+    states = model(source, mask, target)
+    logits, _, _ = unroll(model, *start(model, source, mask), target)
+
+    same(model(torch.where(mask, source, (source + 1) % VOCABULARY), mask, target), states)
+    wider = torch.cat((source, torch.full((len(source), 3), 7)), 1)
+    wider_mask = torch.cat((mask, torch.zeros(len(source), 3, dtype=torch.bool)), 1)
+    same(model(wider, wider_mask, target), states)
+    same(unroll(model, *start(model, wider, wider_mask), target)[0], logits)
+
+    for position in range(LENGTHS[0]):
+        changed = source.clone()
+        changed[0, position] = (changed[0, position] + 1) % VOCABULARY
+        difference = (model(changed, mask, target) - states).abs()
+        assert difference[0, 0].max() > 1e-6
+        assert difference[1:].max() == 0
+
+
+def test_a_state_knows_its_prefix_and_nothing_after(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    source, mask, target = batch
+    changed = target.clone()
+    changed[:, 3] = (changed[:, 3] + 1) % VOCABULARY
+    difference = (model(source, mask, changed) - model(source, mask, target)).abs()
+    assert difference[:, :3].max() < 1e-12
+    assert (difference[:, 3:].amax(2) > 1e-9).all()
+
+
+def test_a_sentence_does_not_depend_on_its_batch(config: Any, model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    source, mask, target = batch
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
+        model.to(dtype)
+        forced = model.project(model(source, mask, target)).log_softmax(-1)
+        stepped = unroll(model, *start(model, source, mask), target)[0].log_softmax(-1)
+        for row, length in enumerate(LENGTHS):
+            alone = source[row : row + 1, :length], mask[row : row + 1, :length]
+            prefix = target[row : row + 1]
+            same(model.project(model(*alone, prefix)).log_softmax(-1)[0], forced[row], tolerance)
+            same(unroll(model, *start(model, *alone), prefix)[0].log_softmax(-1)[0], stepped[row], tolerance)
+
+
+def test_dimension_0_is_the_row(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    source, mask, target = batch
+    memory, state = start(model, source, mask)
+    assert memory and state
+    assert all(len(tensor) == len(source) for tensor in (*memory.values(), *state.values()))
+    _, state, _ = model.decode_step(target[:, 0].repeat_interleave(3), start(model, source, mask, 3)[1], memory)
+    assert all(len(tensor) == 3 * len(source) for tensor in state.values())
+
+
+def test_a_shared_memory_gives_what_a_repeated_one_gives(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    source, mask, _ = batch
+    tokens = torch.randint(VOCABULARY, (3 * len(source), TARGET), generator=torch.Generator().manual_seed(3))
+    shared, state = start(model, source, mask, 3)
+    repeated = select_rows(shared, torch.arange(len(source)).repeat_interleave(3))
+    before = copied(shared)
+    logits, attention, _ = unroll(model, shared, copied(state), tokens)
+    expected, expected_attention, _ = unroll(model, repeated, copied(state), tokens)
+    same(logits, expected)
+    if attention is not None:
+        same(attention, expected_attention)
+    for key, tensor in shared.items():
+        assert torch.equal(tensor, before[key]), f"a step wrote into Memory's {key}"
+
+
+def test_choosing_hypotheses_commutes_with_stepping(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    source, mask, target = batch
+    memory, state = start(model, source, mask, 2)
+    prefix, next_tokens = target.repeat_interleave(2, 0)[:, :3], torch.arange(2 * len(source))
+    prefix[::2] = (prefix[::2] + 1) % VOCABULARY
+    _, _, state = unroll(model, memory, state, prefix)
+    rows = torch.tensor([1, 1, 3, 2, 4, 4, 7, 6])  # each within its own sentence
+    logits, stepped, _ = model.decode_step(next_tokens, copied(state), memory)
+    expected, expected_state, _ = model.decode_step(next_tokens[rows], select_rows(state, rows), memory)
+    same(logits[rows], expected)
+    more = target[:, 4].repeat_interleave(2)
+    logits, _, _ = model.decode_step(more, select_rows(stepped, rows), memory)
+    same(logits, model.decode_step(more, expected_state, memory)[0])
+
+
+def test_dropping_sentences_commutes_with_stepping(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    source, mask, target = batch
+    memory, state = start(model, source, mask, 2)
+    _, _, state = unroll(model, memory, state, target.repeat_interleave(2, 0)[:, :3])
+    tokens = torch.arange(2 * len(source))
+    logits, _, attention = model.decode_step(tokens, copied(state), memory, attention=True)
+    kept, rows = torch.tensor([3, 1]), torch.tensor([6, 7, 2, 3])
+    fewer = model.decode_step(tokens[rows], select_rows(state, rows), select_rows(memory, kept), attention=True)
+    same(fewer[0], logits[rows])
+    if attention is not None:
+        same(fewer[2], attention[rows])
+
+
+def test_attention_is_over_real_tokens(config: Any, model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    source, mask, target = batch
+    memory, state = start(model, source, mask, 2)
+    _, attention, _ = unroll(model, memory, state, target.repeat_interleave(2, 0))
+    _, _, unasked = model.decode_step(target[:, 0], *reversed(start(model, source, mask)))
+    assert unasked is None
+    if getattr(config, "attention", None) == "none":
+        assert attention is None
+        return
+    assert attention.shape == (2 * len(source), TARGET, source.size(1))
+    same(attention.sum(2), torch.ones(2 * len(source), TARGET, dtype=torch.float64))
+    assert (attention.transpose(1, 2)[~mask.repeat_interleave(2, 0)] == 0).all()
+    assert (attention.transpose(1, 2)[mask.repeat_interleave(2, 0)] > 0).all()
+
+
+def test_gradients_reach_every_parameter(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    source, mask, target = batch
+    logits = model.project(model(source, mask, target))
+    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target[:, 1:].flatten()).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, f"{key} learns nothing"
+
+
+def test_dropout_acts_in_training_only(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    states = model(*batch)
+    assert torch.equal(model(*batch), states)
+    model.train()
+    assert not torch.equal(model(*batch), model(*batch))
+
+
+def test_tied_tables_are_one(config: Any, model: Seq2Seq) -> None:
+    tables = [parameter for parameter in model.parameters() if parameter.dim() == 2 and VOCABULARY in parameter.shape]
+    assert len(tables) == {"none": 3, "target": 2, "all": 1}[config.tied_embeddings]
+
+
+# ---------------------------------------------------------------------------------------------------- single models
+
+
+def options(kind: Any, key: str) -> set[str]:
+    return set(get_args(kind.model_fields[key].annotation))
+
+
+def test_registries_hold_what_the_config_names() -> None:
+    assert set(MODELS) == set(kinds())
+    assert set(ATTENTIONS) == options(Recurrent, "attention") - {"none"}
+    assert set(CELLS) == options(Recurrent, "cell")
+    assert set(POSITIONS) == options(Transformer, "positions")
+
+
+@pytest.mark.parametrize("cell", options(Recurrent, "cell"))
+def test_a_step_by_hand_is_the_fused_one(cell: str) -> None:
+    layer = CELLS[cell](5, 4).double()
+    inputs, state = torch.randn(3, 6, 5, dtype=torch.float64), torch.randn(3, layer.parts * 4, dtype=torch.float64)
+    outputs, last = layer(inputs, state)
+    for step in range(6):
+        gates = torch.nn.functional.linear(inputs[:, step], layer.weight_ih_l0, layer.bias_ih_l0)
+        output, state = layer.step(gates, state)
+        same(output, outputs[:, step])
+        same(layer.output(state), output)
+    same(state, last)
+
+
+def test_the_backward_encoder_starts_at_the_last_real_token(batch: tuple[Tensor, ...]) -> None:
+    """Against nn.GRU's own second direction on a sentence without padding."""
+    source, mask, _ = batch
+    model = build(Recurrent(hidden_size=8, embedding_size=6, attention="dot"))
+    forward, backward = model.encoder.layers[0], model.encoder.backward_layers[0]
+    both = torch.nn.GRU(6, 4, batch_first=True, bidirectional=True).double()
+    weights = {key: tensor for key, tensor in forward.state_dict().items()}
+    both.load_state_dict(weights | {f"{key}_reverse": tensor for key, tensor in backward.state_dict().items()})
+    for row, length in enumerate(LENGTHS):
+        values = model.encode(source, mask)["values"][row, :length]
+        same(values, both(model.source_embedding(source[row : row + 1, :length]))[0][0])
+
+
+def test_vocabularies_that_cannot_share_a_table_are_refused() -> None:
+    for config in (Recurrent(tied_embeddings="all"), Transformer(tied_embeddings="all")):
+        with pytest.raises(UserError, match="source vocabulary has 9 tokens and the target vocabulary 8.*shared"):
+            build_model(config, 9, 8)
