@@ -86,8 +86,8 @@ CELLS: dict[str, type[GRULayer] | type[LSTMLayer]] = {"gru": GRULayer, "lstm": L
 class Encoder(nn.Module):
     """Layers over the source, in one direction or two.
 
-    The backward direction is a layer of its own over each sentence's own reversed tokens. Padding thus stands at the end
-    for either and cannot reach a real token, without packing and without lengths on the CPU.
+    The backward direction is a layer of its own over each sentence's own reversed tokens. Padding thus stands at the
+    end for either and cannot reach a real token, without packing and without lengths on the CPU.
     """
 
     def __init__(self, config: Recurrent) -> None:
