@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from .checkpoint import Run, load_into
 from .config import Decoding, Recurrent, Transformer
@@ -32,10 +33,22 @@ class Found:
     attention: list[list[float]] | None
 
 
+class Uninitialised(TorchFunctionMode):
+    """Modules built within get no random numbers: those of a trained model come from its checkpoint.
+
+    Besides being wasted work they would be dear on the meta device, where PyTorch loads its compiler for them (1 s).
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.nn.init.normal_, torch.nn.init.uniform_, torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def describe(config: Recurrent | Transformer, sizes: Sequence[int]) -> Seq2Seq:
     """The model that a config describes, names and shapes without memory. Raises UserError where it cannot exist."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Uninitialised():
             return build_model(config, *sizes)
     except RuntimeError as error:
         raise UserError(f"The config describes a model of an impossible size: {error}.") from None
@@ -55,7 +68,8 @@ class ModelEngine:
         """
         form = describe(run.config.model, sizes)
         saved = run.load_checkpoint("best", training=False, model=form)
-        model = build_model(run.config.model, *sizes)
+        with Uninitialised():
+            model = build_model(run.config.model, *sizes)
         load_into(model, saved.model)
         return cls(model.to(device).eval(), device)
 
