@@ -94,6 +94,13 @@ def test_text_is_what_the_readme_says(corpus):
         assert all("一" <= character <= "龥" or character in "，。？" for character in chinese), chinese
 
 
+def test_the_readme_shows_sentences_of_the_corpus(corpus):
+    shown = (TOY / "README.md").read_text(encoding="utf-8").split("```")[1].strip().splitlines()
+    for line in shown:
+        english, chinese = line.split("  ", 1)
+        assert (english, chinese.strip()) in corpus["train"]
+
+
 def test_questions_and_negation_are_marked(corpus):
     """Two rules of translation that hold for every sentence, read off the text alone."""
     for english, chinese in (pair for pairs in corpus.values() for pair in pairs):

@@ -391,7 +391,7 @@ def question(draw: Draw) -> Phrase:
 
 def wh_question(draw: Draw) -> Phrase:
     """*what did you buy yesterday ?* 你昨天买了什么？ *how many books …* …几本书？ *who* 谁 *why* 为什么 *where* 在哪儿"""
-    kind = draw.one(["who", "why", "where", "what", "which"])
+    kind = draw.one(["who", "why", "where", "what", "which", "which", "which"])
     who = somebody(draw, OTHERS)
     if kind == "who":
         who = Phrase("who", "谁")
@@ -477,13 +477,12 @@ def owning(draw: Draw) -> Phrase:
 
 
 def described(draw: Draw, thing: Phrase, mood: str) -> Phrase:
-    """*… is very cheap* …很便宜, *… is not cheap* …不便宜, *… is not interesting* …没有意思, *… is red* …是红色的."""
+    """*… is very cheap* …很便宜, *… is not cheap* …不便宜, *… is red* …是红色的, *… is not red* …不是红色的."""
     adjective = draw.one([row for row in ADJECTIVES if thing.head in row.nouns])
     be, pairs = BE[thing.person], {(adjective.english, thing.head)}
-    no = "没" if adjective.chinese.startswith("有") else "不"
     pattern = {
         (True, "yes"): ("", "是{1}的"), (True, "no"): ("not", "不是{1}的"),
-        (False, "yes"): ("very", "很{1}"), (False, "no"): ("not", no + "{1}"),
+        (False, "yes"): ("very", "很{1}"), (False, "no"): ("not", "不{1}"),
     }[adjective.is_colour, mood]
     word = Phrase(adjective.english, adjective.chinese)
     return rule(f"{{0}} {be} {pattern[0]} {{1}}", "{0}" + pattern[1], thing, word, pairs=pairs)
@@ -524,7 +523,7 @@ def whereabouts(draw: Draw) -> Phrase:
 
 
 def relative(draw: Draw) -> Phrase:
-    """*the book that my mother bought yesterday is very interesting .* 我妈妈昨天买的书很有意思。"""
+    """*the book that my mother bought yesterday is very expensive .* 我妈妈昨天买的书很贵。"""
     sense = draw.one([row for row in SENSES if row.verb in ("read", "write", "draw", "buy", "make")])
     noun = NOUNS[draw.one([name for name in sense.objects if NOUNS[name].one])]
     gap = Predicate(sense.verb, "", "", sense.chinese, "", frozenset({(sense.verb, noun.name)}), places=sense.places)
@@ -618,7 +617,7 @@ def chain(draw: Draw, clauses: int) -> Phrase:
 
 
 RULES = (
-    [statement] * 20 + [question] * 4 + [wh_question] * 4 + [request] * 2 + [gift] + [there_is] * 3 + [owning] * 2
+    [statement] * 20 + [question] * 4 + [wh_question] * 6 + [request] * 2 + [gift] + [there_is] * 3 + [owning] * 2
     + [description] + [comparison] * 3 + [whereabouts] + [relative] * 3 + [because] * 3 + [weather] + [report] * 3
 )
 

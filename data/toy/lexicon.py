@@ -167,7 +167,7 @@ heavy       heavier          很重的     重     | box bag table computer bicy
 cheap       cheaper          便宜的     便宜   | pear banana house computer {_GOODS}
 expensive   more_expensive   很贵的     贵     | house computer cake table {_GOODS}
 beautiful   more_beautiful   漂亮的     漂亮   | house bird horse cat {_GOODS.replace(" phone", "")}
-interesting more_interesting 有意思的   有意思 | book film letter newspaper story
+wonderful   more_wonderful   精彩的     精彩   | book film story
 delicious   -                好吃的     好吃   | fish apple banana orange pear cake noodles
 delicious   -                好喝的     好喝   | tea coffee milk soup
 hot         -                热         热     | tea coffee milk soup
