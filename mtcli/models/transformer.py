@@ -98,6 +98,13 @@ class TransformerSeq2Seq(Seq2Seq):
         position, cache = int(state["position"][0]), state["cache"]  # rows go in step
         if position == cache.shape[4]:
             cache = F.pad(cache, (0, 0, 0, CACHE_CHUNK))
+        logits, weights = self.step_at(position, tokens, cache, memory, attention)
+        return logits, {"position": state["position"] + 1, "cache": cache}, weights
+
+    def step_at(
+        self, position: int, tokens: Tensor, cache: Tensor, memory: Memory, attention: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits and attention after the tokens at ``position``, whose keys and values are written into the cache."""
         x = self._embed(self.target_embedding, tokens[:, None], position)  # (R, 1, H)
         rotate = self.positions.rotation(position, 1, x)
         mask = memory["mask"][:, None, None, :]  # (B, 1, 1, S)
@@ -106,8 +113,7 @@ class TransformerSeq2Seq(Seq2Seq):
             cross = memory["keys"][:, index], memory["values"][:, index]  # (B, G, S, D) each
             last = index == len(self.decoder) - 1
             x, weights = layer.step(x, cache[:, index], position, cross, mask, rotate, attention and last)
-        logits = self.project(self.decoder_norm(x[:, 0]))
-        return logits, {"position": state["position"] + 1, "cache": cache}, weights
+        return self.project(self.decoder_norm(x[:, 0])), weights
 
 
 # -------------------------------------------------------------------------------------------------------------- layers
@@ -183,7 +189,7 @@ class DecoderLayer(nn.Module):
         y = self.around_self_attention.enter(x)
         x = self.around_self_attention.leave(x, self.self_attention.step(y, cache, position, rotate))
         y = self.around_cross_attention.enter(x)
-        y = y.view(len(mask), -1, y.shape[-1])  # (B, K, H): a sentence's hypotheses ask side by side
+        y = y.view(mask.shape[0], -1, y.shape[-1])  # (B, K, H): a sentence's hypotheses ask side by side
         weights = self.cross_attention.weights(y, cross[0], mask).flatten(0, 1) if attention else None  # (R, S)
         y = self.cross_attention.attend(y, *cross, mask).view(x.shape)
         x = self.around_cross_attention.leave(x, y)
@@ -270,8 +276,8 @@ class MultiHeadAttention(nn.Module):
         query, keys, values = map(self._split, self.query_key_value(x).split(self.sizes, dim=-1))
         if rotate is not None:
             query, keys = rotate(query), rotate(keys)
-        cache[:, 0, :, position] = keys[:, :, 0]
-        cache[:, 1, :, position] = values[:, :, 0]
+        cache[:, 0, :, position : position + 1] = keys
+        cache[:, 1, :, position : position + 1] = values
         past = cache[:, :, :, : position + 1]
         return self._attend(query, past[:, 0], past[:, 1], None)
 
