@@ -1,14 +1,16 @@
 """Our own models as an engine: sequences of ids in, hypotheses or log-probabilities out. Knows no text and no files."""
 
-# B sentences, S source, N target positions, H hidden
+# B sentences, R rows (hypotheses), S source, N target positions, H hidden, V vocabulary
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .checkpoint import Run, load_into
@@ -16,7 +18,7 @@ from .config import Decoding, Recurrent, Transformer
 from .data import ParallelData, Sequences
 from .errors import UserError
 from .models import build_model
-from .models.base import Seq2Seq
+from .models.base import Memory, Seq2Seq, State
 from .search import search
 from .vocab import BOS, EOS, PAD, UNK
 
@@ -40,7 +42,7 @@ class Uninitialised(TorchFunctionMode):
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function in (torch.nn.init.normal_, torch.nn.init.uniform_, torch.Tensor.normal_, torch.Tensor.uniform_):
+        if function in (torch.nn.init.normal_, torch.nn.init.uniform_, Tensor.normal_, Tensor.uniform_):
             return args[0] if args else (kwargs or {})["tensor"]
         return function(*args, **(kwargs or {}))
 
@@ -54,24 +56,79 @@ def describe(config: Recurrent | Transformer, sizes: Sequence[int]) -> Seq2Seq:
         raise UserError(f"The config describes a model of an impossible size: {error}.") from None
 
 
+class Ensemble(Seq2Seq):
+    """Several models as one: the mean of their probabilities. They may be of different kinds, over one vocabulary.
+
+    Its states are those of its members side by side, its Memory and State hold theirs as ``member/name``. Its attention
+    is the mean over those members that have any.
+    """
+
+    def __init__(self, members: Sequence[Seq2Seq]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.max_positions = min((m.max_positions for m in members if m.max_positions is not None), default=None)
+
+    def forward(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor:
+        return torch.cat([member(source, source_mask, target_in) for member in self.members], dim=-1)
+
+    def project(self, states: Tensor) -> Tensor:
+        widths = [member.projection.in_features for member in self.members]
+        return _mean([member.project(part) for member, part in zip(self.members, states.split(widths, dim=-1))])
+
+    def encode(self, source: Tensor, source_mask: Tensor) -> Memory:
+        return _joined([member.encode(source, source_mask) for member in self.members])
+
+    def init_state(self, memory: Memory) -> State:
+        return _joined([member.init_state(_own(memory, index)) for index, member in enumerate(self.members)])
+
+    def decode_step(
+        self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
+    ) -> tuple[Tensor, State, Tensor | None]:
+        steps = [
+            member.decode_step(tokens, _own(state, index), _own(memory, index), attention)
+            for index, member in enumerate(self.members)
+        ]
+        logits, states, weights = zip(*steps)
+        seen = [each for each in weights if each is not None]
+        return _mean(logits), _joined(states), torch.stack(seen).mean(0) if seen else None
+
+
+def _mean(logits: Sequence[Tensor]) -> Tensor:
+    """The logarithm of the mean of several models' probabilities, (…, V) each."""
+    return torch.stack([each.log_softmax(-1) for each in logits]).logsumexp(0) - math.log(len(logits))
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{index}/{name}": tensor for index, part in enumerate(parts) for name, tensor in part.items()}
+
+
+def _own(tensors: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+    start = f"{index}/"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
 class ModelEngine:
-    """Searches and scores with one model on one device."""
+    """Searches and scores with one model, or an ensemble, on one device."""
 
     def __init__(self, model: Seq2Seq, device: torch.device):
         self.model, self.device = model, device
 
     @classmethod
-    def load(cls, run: Run, sizes: Sequence[int], device: torch.device) -> ModelEngine:
-        """The best checkpoint of a run whose vocabularies have ``sizes`` tokens. Raises UserError.
+    def load(cls, runs: Sequence[Run], sizes: Sequence[int], device: torch.device) -> ModelEngine:
+        """The best checkpoint of each run, whose vocabularies have ``sizes`` tokens; several are an ensemble.
 
-        What the checkpoint declares is held against the config before anything of either's size is allocated.
+        Raises UserError. What a checkpoint declares is held against the config before anything of either's size is
+        allocated.
         """
-        form = describe(run.config.model, sizes)
-        saved = run.load_checkpoint("best", training=False, model=form)
-        with Uninitialised():
-            model = build_model(run.config.model, *sizes)
-        load_into(model, saved.model)
-        return cls(model.to(device).eval(), device)
+        models = []
+        for run in runs:
+            form = describe(run.config.model, sizes)
+            saved = run.load_checkpoint("best", training=False, model=form)
+            with Uninitialised():
+                model = build_model(run.config.model, *sizes)
+            load_into(model, saved.model)
+            models.append(model.to(device).eval())
+        return cls(models[0] if len(models) == 1 else Ensemble(models).eval(), device)
 
     def search(
         self,
@@ -81,12 +138,20 @@ class ModelEngine:
         n_best: int = 1,
         attention: bool = False,
         keys: Sequence[int] | None = None,
+        prefix: Sequence[int] = (),
     ) -> list[list[Found]]:
-        """The best hypotheses of each source, all of which are one batch. ``keys`` tell the sentences' noise apart."""
+        """The best hypotheses of each source, all of which are one batch. ``keys`` tell the sentences' noise apart.
+
+        ``prefix`` begins every hypothesis. Raises UserError where the model has too few positions for it.
+        """
         rows = Sequences.of(sources)
         ids, mask = (torch.from_numpy(x).to(self.device) for x in rows.padded(np.arange(len(rows))))
         lengths = torch.from_numpy(rows.lengths - 1).to(self.device)  # EOS not counted
         maximum = (lengths * decoding.max_length_ratio).long() + decoding.max_length_offset
+        if self.model.max_positions is not None:
+            maximum = maximum.clamp(max=self.model.max_positions - 1)
+            if len(prefix) >= self.model.max_positions:
+                raise UserError(f"The prefix has {len(prefix)} tokens; the model writes {self.model.max_positions - 1}.")
         with torch.inference_mode():
             memory = self.model.encode(ids, mask)
             found = search(
@@ -104,6 +169,7 @@ class ModelEngine:
                 sampling=decoding.sampling,
                 keys=torch.tensor(keys if keys is not None else range(len(rows)), device=self.device),
                 no_repeat_ngram=decoding.no_repeat_ngram,
+                prefix=prefix,
                 attention=attention,
             )
         return [

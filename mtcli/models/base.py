@@ -24,6 +24,9 @@ class Seq2Seq(nn.Module):
     copied per hypothesis.
     """
 
+    max_positions: int | None = None
+    """Tokens of the longest sentence that it can read or write, EOS included; None: no limit."""
+
     def forward(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor:
         """Teacher forcing: decoder states for every prefix of the target.
 

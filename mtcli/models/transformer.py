@@ -31,6 +31,7 @@ class TransformerSeq2Seq(Seq2Seq):
         else:
             self.target_embedding = nn.Embedding(target_size, config.hidden_size)
         self.positions = POSITIONS[config.positions](config)
+        self.max_positions = config.max_positions if config.positions == "learned" else None
         self.embedding_dropout = Dropout(config.dropout)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
