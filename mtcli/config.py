@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -429,6 +430,12 @@ class LengthPenalty(Section):
     """average: length^alpha. gnmt: ((5 + length) / 6)^alpha (Wu et al. 2016, eq. 14)."""
     alpha: Annotated[float, Field(ge=0)] = 1.0
 
+    def divisor(self, length: int) -> float:
+        """For a hypothesis of so many tokens, EOS included."""
+        if self.type == "none":
+            return 1.0
+        return (length if self.type == "average" else (5 + length) / 6) ** self.alpha
+
 
 class Sampling(Section):
     """Draw translations at random."""
@@ -462,6 +469,11 @@ class Decoding(Section):
     """Draw from the model instead of searching for the best."""
     batch_tokens: Count = 4000
     """Padded source tokens that are translated at once."""
+
+    def lengths(self, source: int) -> tuple[int, int]:
+        """Least and most target tokens for so many source tokens, EOS not counted on either side."""
+        most = int(source * self.max_length_ratio) + self.max_length_offset
+        return min(math.ceil(source * self.min_length_ratio), most), most
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.min_length_ratio > self.max_length_ratio:

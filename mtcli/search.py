@@ -81,7 +81,7 @@ def search(
     count, device = len(keys), keys.device
     first_width, width = (1, beam_size) if sampling is None else (n_best, n_best)
     last_step = max([len(prefix), *max_lengths.tolist()])
-    divisors = [_divisor(length_penalty, step + 1) for step in range(last_step + 1)]
+    divisors = [length_penalty.divisor(step + 1) for step in range(last_step + 1)]
     unwritable = torch.tensor([*banned, eos], device=device)
 
     maximum = max_lengths.clamp(min=len(prefix))
@@ -162,13 +162,6 @@ def search(
             "finite numbers. Take an earlier checkpoint, and train on with a lower learning rate."
         )
     return found
-
-
-def _divisor(penalty: LengthPenalty, length: int) -> float:
-    """What the log-probability of a hypothesis of `length` tokens, EOS included, is divided by."""
-    if penalty.type == "none":
-        return 1.0
-    return (length if penalty.type == "average" else (5 + length) / 6) ** penalty.alpha  # Wu et al. 2016, eq. 14
 
 
 # ------------------------------------------------------------------------------------------- what one step decides
