@@ -86,10 +86,15 @@ def to_tensors(module: nn.Module) -> dict[str, Tensor]:
 def load_into(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Copy what `to_tensors` gave into a module of the same form. UserError where names, shapes or types differ."""
     own = to_tensors(module)
-    _compare(_forms(own), _forms(tensors), "What was saved")
+    check_forms(own, tensors, "What was saved")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def check_forms(expected: dict[str, Tensor], found: dict[str, Tensor], what: str) -> None:
+    """Raises UserError where names, shapes or types of ``found`` differ from those expected."""
+    _compare(_forms(expected), _forms(found), what)
 
 
 SAFETENSORS_TYPES = {

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -88,7 +88,7 @@ def build_vocab(config: ConfigOption, run: NewRunOption = None, settings: SetOpt
     """Train the tokenizers, count the vocabularies, and say how well they cover the text."""
     from . import codec, corpus, trainer
 
-    place = _prepare_run(config, run, settings)
+    place = _prepare_run(config, run, _load_config(config, settings))
     with place.lock():
         codecs = trainer.prepare(place.config, place)
         rows = [("", "size", "tokens", "tokens/line", "UNK", "coverage", "used")]
@@ -116,49 +116,87 @@ def train(
     device: DeviceOption = Device.auto,
     threads: ThreadsOption = None,
 ) -> None:
-    """Train a model; the same command again continues a run where it stopped."""
-    place = _prepare_run(config, run, settings)
-    from . import devices, trainer
+    """Train a model; the same command again continues a run where it stopped. torchrun starts it on several GPUs."""
+    from . import distributed
+    from .signals import Signals
 
-    devices.keep_freed_memory()
-    devices.set_threads(threads)
-    with place.lock():
-        place.mark_latest()
-        job = trainer.Trainer(place, devices.choose(device.value))
-        parameters = sum(parameter.numel() for parameter in job.model.parameters())
-        log.info(f"{place.path}: {place.config.model.type}, {parameters:,} parameters, on {job.device}")
-        try:
+    if not distributed.is_main():
+        log.setLevel(logging.ERROR)  # the main process speaks for all
+    with Signals() as signals, _telling_how_to_continue(run or _place_for(config)):
+        wanted = _load_config(config, settings)
+        from . import devices, trainer
+
+        devices.keep_freed_memory()
+        devices.set_threads(threads)
+        chosen = devices.choose(device.value)
+        distributed.init(chosen)
+        with distributed.main_first():
+            place = _prepare_run(config, run, wanted)
+        with place.lock() if distributed.is_main() else nullcontext():
+            if distributed.is_main():
+                place.mark_latest()
+            job = trainer.Trainer(place, chosen, signals)
+            parameters = sum(parameter.numel() for parameter in job.model.parameters())
+            several = f", {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
+            log.info(f"{place.path}: {place.config.model.type}, {parameters:,} parameters, on {job.device}{several}")
             job.train()
-        except trainer.Interrupted as stop:
-            log.info(f"stopped and saved after update {job.progress.update:,}; to continue: {_same_command()}")
-            sys.exit(128 + stop.signal)
-        except (KeyboardInterrupt, UserError):
-            if place.checkpoints():
-                log.info(f"saved up to update {place.checkpoints()[-1]:,}; to continue: {_same_command()}")
-            raise
+        distributed.shutdown()
     best, progress = place.best, job.progress
+    scored = f"best {best['metric']} {best['value']:.4g} at update {best['update']:,}" if best else "no finite score"
     log.info(
-        f"finished: {place.path}, {progress.update:,} updates in {progress.seconds / 60:.1f} minutes; best "
-        f"{best['metric']} {best['value']:.4g} at update {best['update']:,}\n"
+        f"finished: {place.path}, {progress.update:,} updates in {progress.seconds / 60:.1f} minutes; {scored}\n"
         f'next: mtcli translate --run {place.path} "{job.sources[0]}"\n'
         f"      mtcli eval --run {place.path}"
     )
 
 
-def _prepare_run(config_path: Path, run: Path | None, settings: list[str] | None):
-    """The run directory for a config: new, or the existing one if it was made with the same config."""
+def _load_config(path: Path, settings: list[str] | None):
     from . import config as configs, defaults
 
-    config = defaults.fit(configs.load(config_path, settings or []))
+    return defaults.fit(configs.load(path, settings or []))
+
+
+def _place_for(config_path: Path) -> Path:
+    return Path("runs") / config_path.stem
+
+
+def _prepare_run(config_path: Path, run: Path | None, config):
+    """The run directory for a config: new, or the existing one if it was made with the same config."""
+    from . import distributed
     from .checkpoint import Run  # loads PyTorch: only now that the config is known to be sound
 
-    return Run.create(run or Path("runs") / config_path.stem, config_path.read_text(encoding="utf-8"), config)
+    if distributed.is_main():
+        return Run.create(run or _place_for(config_path), config_path.read_text(encoding="utf-8"), config)
+    place = Run(run or _place_for(config_path))
+    place.config = config
+    return place
+
+
+@contextmanager
+def _telling_how_to_continue(path: Path) -> Iterator[None]:
+    """Whatever ends a training early, what is saved and the next command are told; a signal exits with 128 + its number."""
+    from .signals import Interrupted
+
+    try:
+        yield
+    except (KeyboardInterrupt, UserError) as error:
+        saved = [int(each.name) for each in path.glob("checkpoints/*") if each.name.isdigit()]
+        if saved:
+            log.info(f"saved up to update {max(saved):,}; to continue: {_same_command()}")
+        elif isinstance(error, KeyboardInterrupt):
+            log.info(f"stopped before anything was to be saved; to start again: {_same_command()}")
+        if isinstance(error, Interrupted):
+            sys.exit(128 + error.signal)
+        raise
 
 
 def _same_command() -> str:
     import shlex
 
-    return shlex.join(["mtcli", *sys.argv[1:]])
+    from . import distributed
+
+    command = shlex.join(["mtcli", *sys.argv[1:]])
+    return command if distributed.world_size() == 1 else f"the same torchrun command ({command})"
 
 
 # --------------------------------------------------------------------------------------------------------- translating

@@ -403,6 +403,13 @@ class Training(Section):
     """Translations shown at each validation."""
     keep_checkpoints: Count = 2
     """Newest checkpoints to keep; the best is always kept."""
+    save_minutes: Positive | None = 15
+    """Save also between validations, so that a kill loses no more than so many minutes; null: only at validations."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What becomes of an update whose gradient is not finite: training stops and says where it comes from, or the
+    update is left out and counted. (Under fp16 such updates are part of finding the scale, and always left out.)"""
+    deterministic: bool = False
+    """On a GPU, use only operations that give the same bits every time. Slower; on the CPU it is so anyway."""
     tensorboard: bool = False
     """Write TensorBoard files too (needs mtcli[tensorboard])."""
 
@@ -655,7 +662,7 @@ def changes(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[str]:
 def free_on_resume(config: Config) -> list[str]:
     """The keys that a run may change when it is continued: the weights after any given update do not depend on them.
 
-    - How long to train, when to look and what to keep. But a falling schedule depends on the end (linear, cosine) or
+    - How long to train, when to look and what to keep; what becomes of an update that otherwise ends the run. But a falling schedule depends on the end (linear, cosine) or
       on validations (plateau).
     - ``micro_batch_tokens`` cuts the same update differently, so that a run that was out of memory can go on: equal but
       for rounding and dropout noise, as on another device.
@@ -663,6 +670,7 @@ def free_on_resume(config: Config) -> list[str]:
     """
     training = config.training
     keys = ["log_every", "patience", "examples", "keep_checkpoints", "tensorboard", "micro_batch_tokens"]
+    keys += ["save_minutes", "non_finite"]
     if training.schedule.type not in ("linear", "cosine"):
         keys += ["max_updates", "max_epochs", "max_minutes"]
     if training.schedule.type != "plateau":

@@ -94,6 +94,16 @@ def contact() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def main_first() -> Iterator[None]:
+    """What is within this is done by the main process first, and by the others once it is through."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum over all processes, in place, on the tensor's own device; also returned."""
     if world_size() > 1:

@@ -31,26 +31,48 @@ class Result:
         return {"loss": self.loss, "perplexity": self.perplexity} | {n: score.value for n, score in self.scores.items()}
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a translator says to a test set: a hypothesis for each sentence, and how probable the references are."""
+
+    hypotheses: list[str]
+    log_probabilities: list[float]  # of the first reference of each sentence, summed over its tokens
+    tokens: list[int]  # of each of those, EOS included
+
+
 def evaluate(
     translator: Translator,
     sources: Sequence[str],
     references: Sequence[Sequence[str]],
     names: Sequence[str],
     decoding: Decoding | None = None,
-    limit: int | None = None,
 ) -> Result:
-    """Translate ``sources`` (only the first ``limit``, if no metric is asked for) and score them.
-
-    Raises UserError where there is nothing to score.
-    """
+    """Translate ``sources`` and score them. Raises UserError where there is nothing to score."""
     if not sources:
         raise UserError("The test set is empty; there is nothing to score.")
+    return score(translator, answer(translator, sources, references, decoding), references, names)
+
+
+def answer(
+    translator: Translator,
+    sources: Sequence[str],
+    references: Sequence[Sequence[str]],
+    decoding: Decoding | None = None,
+    limit: int | None = None,
+) -> Answers:
+    """Translate ``sources``, or only the first ``limit``, and judge the first references of all."""
     tokens = list(translator.score((source, known[0]) for source, known in zip(sources, references)))
-    loss = -sum(map(sum, tokens)) / sum(map(len, tokens))
-    wanted = list(sources) if names or limit is None else list(sources[:limit])
-    hypotheses = [translation.text for translation in translator.stream(wanted, decoding)]
-    scores = metrics.score_all(names, hypotheses, references, **metric_options(translator))
-    return Result(hypotheses, list(map(list, references)), loss, scores)
+    hypotheses = [translation.text for translation in translator.stream(sources[:limit], decoding)]
+    return Answers(hypotheses, [sum(each) for each in tokens], [len(each) for each in tokens])
+
+
+def score(
+    translator: Translator, answers: Answers, references: Sequence[Sequence[str]], names: Sequence[str]
+) -> Result:
+    """The scores of answers to a whole test set."""
+    loss = -sum(answers.log_probabilities) / sum(answers.tokens)
+    scores = metrics.score_all(names, answers.hypotheses, references, **metric_options(translator))
+    return Result(answers.hypotheses, list(map(list, references)), loss, scores)
 
 
 def metric_options(translator: Translator) -> dict[str, Any]:

@@ -1,45 +1,43 @@
-"""The training loop: update, log, validate, keep the best, stop early, resume. Knows no kind of model."""
+"""The training loop: update, log, validate, keep the best, stop early, resume. Knows no kind of model.
+
+Several processes (torchrun) run the same loop: each takes its share of every update's pairs and of every validation,
+all come to the same decisions, and only the main one writes.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-import signal
-import sys
+import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from torch.nn.parallel import DistributedDataParallel
 
-from . import codec, config as configs, corpus, devices, metrics, optim
-from .checkpoint import Run, load_into, to_tensors
+from . import codec, config as configs, corpus, devices, diagnosis, distributed, evaluation, metrics, optim
+from .bar import Bar
+from .checkpoint import Checkpoint, Run, check_forms, load_into, to_tensors
 from .config import Config
 from .data import Batch, ParallelData, cut, padding, plan_epoch
 from .errors import UserError
-from .evaluation import evaluate
-from .inference import ModelEngine
+from .inference import ModelEngine, describe
 from .loss import cross_entropy
 from .models import build_model
 from .models.base import Seq2Seq
+from .signals import Interrupted, Signals, hearing
 from .translator import Translator
 
 log = logging.getLogger("mtcli")
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 LOWER_IS_BETTER = {"loss", *metrics.LOWER_IS_BETTER}
-
-
-class Interrupted(Exception):
-    """A signal asked training to stop; everything has been saved. ``signal`` is its number."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.signal = number
+CONFER_EVERY = {"cpu": 1, "cuda": 10}  # updates after which several processes ask each other whether to stop or save
 
 
 class TrainStep(nn.Module):
@@ -62,15 +60,23 @@ class TrainStep(nn.Module):
         )
 
 
-@dataclass
 class Tally:
-    """What was summed up since the last line of the log; read from the device only there."""
+    """What was summed up since the last line of the log; read from the device only there.
 
-    loss: Tensor | float = 0.0
-    likelihood: Tensor | float = 0.0
-    norm: Tensor | float = 0.0
-    tokens: int = 0
-    updates: int = 0
+    ``sums`` are of updates with a finite gradient: loss and likelihood of this process's share; gradient norm, target
+    tokens and number of updates of all processes. ``updates`` counts every update.
+    """
+
+    def __init__(self, device: torch.device, sums: list[float] | None = None, updates: int = 0):
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.sums = torch.tensor(sums or [0.0] * 5, dtype=exact, device=device)
+        self.updates = updates
+
+    def add(self, loss: Tensor, likelihood: Tensor, norm: Tensor, tokens: int, finite: Tensor) -> None:
+        numbers = [loss, likelihood, norm, torch.full_like(norm, tokens), torch.ones_like(norm)]
+        new = torch.stack([number.detach().to(self.sums) for number in numbers])
+        self.sums += torch.where(finite & new.isfinite(), new, 0)
+        self.updates += 1
 
 
 @dataclass
@@ -80,14 +86,44 @@ class Progress:
     update: int = 0
     epoch: int = 0
     index: int = 0  # updates done in this epoch
+    due: bool = False  # a validation comes before the next update
     seconds: float = 0.0
     best: float | None = None
     best_update: int = 0
     waited: int = 0  # validations since the best
     log_size: int = 0
-    tally: dict[str, float] = field(default_factory=dict)
+    tally_updates: int = 0
+    tally: list[list[float]] = field(default_factory=list)  # sums, of each process
     schedule: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, saved: Checkpoint, form: Progress) -> Progress:
+        """What a checkpoint says, which may be a stranger's. Raises UserError where it is not of the form of ``form``."""
+        state = saved.state
+        sane = state.keys() == {each.name for each in fields(cls)} and state["update"] == saved.update
+        sane = sane and type(state["due"]) is bool and (state["best"] is None or _is_number(state["best"]))
+        for name in ("update", "epoch", "index", "best_update", "waited", "log_size", "tally_updates"):
+            sane = sane and type(state[name]) is int and 0 <= state[name] < 2**63
+        sane = sane and _is_number(state["seconds"]) and state["seconds"] >= 0
+        sane = sane and _are_alike(state["schedule"], form.schedule) and _are_alike(state["scaler"], form.scaler)
+        tally = state["tally"] if sane and isinstance(state["tally"], list) else []
+        if not tally or not _are_alike(tally, form.tally * len(tally)):
+            raise UserError(f"Checkpoint {saved.update} does not say where training stands: its state.json is not ours.")
+        return cls(**state)
+
+
+def _are_alike(value: Any, form: Any) -> bool:
+    """Whether ``value`` is built as ``form`` is, of lists, objects and numbers."""
+    if isinstance(form, dict):
+        return isinstance(value, dict) and value.keys() == form.keys() and all(_are_alike(value[k], form[k]) for k in form)
+    if isinstance(form, list):
+        return isinstance(value, list) and len(value) == len(form) and all(map(_are_alike, value, form))
+    return _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 2**63
 
 
 def prepare(config: Config, run: Run) -> tuple[codec.Codec, codec.Codec]:
@@ -95,51 +131,59 @@ def prepare(config: Config, run: Run) -> tuple[codec.Codec, codec.Codec]:
     folder = run.path / "tokenizer"
     if folder.is_dir():
         return codec.load(folder, config)
-    codecs = codec.learn(config, training_pairs(config))
+    codecs = hearing(lambda: codec.learn(config, lambda: training_pairs(config)))
     run.save_tokenizers(lambda place: codec.save(place, *codecs))
     return codecs
 
 
 def training_pairs(config: Config):
-    """Every training pair once, whatever its corpus's weight; pairs with a blank side are left out and counted."""
+    """Every training pair once, whatever its corpus's weight; pairs with a blank side are left out."""
     for part in config.data.train:
-        yield from corpus.read_pairs(part, skip_blank=True)
+        yield from corpus.read_pairs(part, skip_blank=True, warn=False)  # the data will
 
 
 class Trainer:
-    """Trains one run from where it stands to its end."""
+    """Trains one run from where it stands to its end; of several processes, each makes one with the same arguments."""
 
-    def __init__(self, run: Run, device: torch.device):
+    def __init__(self, run: Run, device: torch.device, signals: Signals | None = None):
         config = self.config = run.config
         self.run, self.device, self.settings = run, device, config.training
-        self.codecs = prepare(config, run)
-        self._read_data()
+        self.signals = signals or Signals()
+        self.is_main, self.rank, self.world_size = distributed.is_main(), distributed.rank(), distributed.world_size()
+        if self.settings.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's matrix library starts
+            torch.use_deterministic_algorithms(True)
+        with distributed.main_first():
+            self.codecs = prepare(config, run)
+        sizes = [len(side.vocabulary) for side in self.codecs]
+        self.form = describe(config.model, sizes)
+        self.saved = self._newest_checkpoint()
+        with distributed.main_first():
+            self._read_data()
         torch.manual_seed(self.settings.seed)
-        model = build_model(config.model, *(len(side.vocabulary) for side in self.codecs)).to(device)
-        self.model = model
-        self.step = TrainStep(model, self.settings.label_smoothing)
+        model = self.model = build_model(config.model, *sizes).to(device)
+        self.step = self.train_step = TrainStep(model, self.settings.label_smoothing)
+        if self.world_size > 1:
+            self.step = DistributedDataParallel(self.step, broadcast_buffers=False, gradient_as_bucket_view=True)
         self.optimizers = optim.build(model, self.settings.optimizer)
         self.schedule = optim.build_schedule(self.settings.schedule)
         dtype = PRECISIONS[self.settings.precision]
         self.autocast = (lambda: torch.autocast(device.type, dtype)) if dtype else nullcontext
         # Losses are summed, not averaged, so half precision starts from a small scale.
-        self.exact = torch.float32 if device.type == "mps" else torch.float64  # of sums for the log
         self.scaler = torch.amp.GradScaler(device.type, init_scale=16.0, enabled=dtype is torch.float16)
+        # Whether each update's norm is looked at before it is used. On a GPU that would wait for it every time.
+        self.watches = not self.scaler.is_enabled() and (device.type == "cpu" or self.settings.non_finite == "skip")
         self.translator = Translator(ModelEngine(model, device), self.codecs, config)
-        self.progress, self.tally = Progress(), Tally()
-        self.stop_signal = 0
+        self.progress, self.tally = Progress(), Tally(device)
+        self.board = None
+        self.stop = 0  # the signal upon which all processes agreed to stop
+        self.save_due = False
 
     # ------------------------------------------------------------------------------------------------------------ data
 
     def _read_data(self) -> None:
         config = self.config
-        corpora = []
-        for part in config.data.train:
-            pairs = tqdm(
-                corpus.read_pairs(part, skip_blank=True), "encoding", unit=" pairs", leave=False, disable=not _terminal()
-            )
-            corpora += [ParallelData.build(pairs, self.codecs, config.data.max_length, configs.name_of(part))] * part.weight
-        self.data = ParallelData.join(corpora)
+        self.data = ParallelData.build(config.data.train, self.codecs, config.data.max_length, self.run.path / "cache")
         sources, references = corpus.read_evaluation(config.data.validation)
         if not sources:
             raise UserError(f"{configs.name_of(config.data.validation)} is empty; validation needs at least one pair.")
@@ -159,71 +203,91 @@ class Trainer:
             f"{padding(micro_batches, lengths[1]):.1%} of target positions"
         )
 
+    def _micro_batches(self, rows: np.ndarray, update: int) -> Iterator[tuple[int, float, Batch]]:
+        """(seed, weight, batch) of each of this process's micro-batches of the step after ``update``.
+
+        The rows are dealt out in pieces of about equal tokens. Of all micro-batches this process has every
+        world_size-th; where there are too few pairs it has one of weight 0, since the others wait for its gradients.
+        """
+        sizes = self.data.source_lengths[rows] + self.data.target_lengths[rows].astype(np.int64)
+        owners = (np.cumsum(sizes) - sizes / 2) * self.world_size // sizes.sum()
+        share = rows[owners == self.rank]
+        weight = float(len(share) > 0)
+        for number, part in enumerate(self.cut(share) if weight else [rows[:1]]):
+            seed = seed_of(self.settings.seed, update, number * self.world_size + self.rank)
+            yield seed, weight, self.data.batch(part, sampling_seed=seed)
+
     # ------------------------------------------------------------------------------------------------------------ loop
 
     def train(self) -> None:
         """Run to the end. Raises Interrupted when a signal asked to stop, after saving."""
-        self._resume()
-        if self.finished():
-            return
-        self.model.train()
-        self.log_started = time.perf_counter()
-        self.board = _tensorboard(self.run, self.progress.update) if self.settings.tensorboard else None
-        with self._signals(), self._bar() as self.bar:
-            while not self.finished():
-                rows_of_updates = self.plan(self.progress.epoch)
-                while self.progress.index < len(rows_of_updates) and not self.finished():
-                    self._update(rows_of_updates[self.progress.index])
-                    self._after_update(last_of_epoch=self.progress.index == len(rows_of_updates))
-                if self.progress.index == len(rows_of_updates):
-                    self.progress.epoch, self.progress.index = self.progress.epoch + 1, 0
+        with self.signals, self.signals.held():
+            self._resume()
+            if self.finished():
+                return
+            self.model.train()
+            self.log_started = self.saved_at = time.perf_counter()
+            if self.settings.tensorboard and self.is_main:
+                self.board = _tensorboard(self.run, self.progress.update)
+            with Bar(self.share_done()) as self.bar:
+                if self.progress.due:
+                    self._validate_or_save()
+                while not self.finished():
+                    rows_of_updates = self.plan(self.progress.epoch)
+                    while self.progress.index < len(rows_of_updates) and not self.finished():
+                        self._update(rows_of_updates[self.progress.index])
+                        self._after_update(last_of_epoch=self.progress.index == len(rows_of_updates))
+                    if self.progress.index == len(rows_of_updates):
+                        self.progress.epoch, self.progress.index = self.progress.epoch + 1, 0
 
     def _update(self, rows: np.ndarray) -> None:
         """One optimizer step on the pairs of ``rows``, by way of micro-batches whose gradients are summed."""
         started = time.perf_counter()
-        progress, tally = self.progress, self.tally
+        progress = self.progress
         optim.set_learning_rate(self.optimizers, self.schedule.factor(progress.update, self.share_done()))
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        batches = list(self._micro_batches(rows, progress.update))
         tokens = int(self.data.target_lengths[rows].sum())
-        for number, part in enumerate(self.cut(rows)):
-            seed = seed_of(self.settings.seed, progress.update, number)
-            batch = self.data.batch(part, sampling_seed=seed)
-            if self.data.samples:
-                tokens += int(batch.target_mask.sum()) - int(self.data.target_lengths[part].sum())
-            torch.manual_seed(seed)
-            with self.autocast():
-                loss, likelihood = self.step(batch.to(self.device))
-            self.scaler.scale(loss).backward()
-            tally.loss += loss.detach().to(self.exact)
-            tally.likelihood += likelihood.to(self.exact)
+        if self.data.samples:
+            own = sum(int(weight) * batch.target_mask.sum() for _, weight, batch in batches)
+            tokens = int(distributed.all_reduce_sum(own))
+        losses = []
+        for number, (seed, weight, batch) in enumerate(batches, 1):
+            alone = self.world_size == 1 or number == len(batches)  # else the gradients wait for the last one's
+            with nullcontext() if alone else self.step.no_sync(), self._guarded(batch):
+                torch.manual_seed(seed)
+                with self.autocast():
+                    loss, likelihood = self.step(batch.to(self.device))
+                if not weight:
+                    loss = loss * 0
+                self.scaler.scale(loss).backward()
+                losses.append(torch.stack([loss.detach(), likelihood * weight]))
         norm = self._finish_gradients(tokens)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
-        self.scaler.update()
+        finite = norm.isfinite()
+        if not self.watches or finite:
+            with self._guarded(batch, continuable=False):  # optimizers take memory at their first step
+                for optimizer in self.optimizers:
+                    self.scaler.step(optimizer)
+                self.scaler.update()
+        elif self.settings.non_finite == "stop":
+            self._stop_not_finite(progress.update)
         progress.update += 1
         progress.index += 1
         progress.seconds += time.perf_counter() - started
-        tally.tokens += tokens
-        tally.norm += norm.to(self.exact)
-        tally.updates += 1
+        self.tally.add(*torch.stack(losses).sum(0), norm, tokens, finite)
 
     def _finish_gradients(self, tokens: int) -> Tensor:
         """Divide the summed gradients by the update's target tokens, then clip. Returns their norm before clipping."""
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) / tokens
-        scale = torch.full_like(norm, 1 / tokens)
+        each = tokens / self.world_size  # DistributedDataParallel makes means over the processes of what are sums
+        norm = torch.nn.utils.get_total_norm(gradients) / each
+        scale = torch.full_like(norm, 1 / each)
         if self.settings.max_gradient_norm is not None:
             scale *= (self.settings.max_gradient_norm / (norm + 1e-9)).clamp(max=1.0)
         torch._foreach_mul_(gradients, scale)
-        if self.device.type == "cpu" and not self.scaler.is_enabled() and not torch.isfinite(norm):
-            raise UserError(
-                f"Update {self.progress.update + 1}: the gradient is not finite (norm {float(norm)}), so the loss has "
-                f"diverged. Nothing of it was saved. Lower training.optimizer.learning_rate (it is "
-                f"{self.settings.optimizer.learning_rate}), or lengthen warm-up."
-            )
         return norm
 
     def share_done(self) -> float:
@@ -239,45 +303,80 @@ class Trainer:
         return min(1.0, max(shares))
 
     def finished(self) -> bool:
-        """Whether the end is reached, or patience is out."""
+        """Whether the end is reached, or patience is out, and no validation is due."""
         patience = self.settings.patience
-        return self.share_done() >= 1 or (patience is not None and self.progress.waited >= patience)
+        out_of_patience = patience is not None and self.progress.waited >= patience
+        return not self.progress.due and (self.share_done() >= 1 or out_of_patience)
 
     def _after_update(self, last_of_epoch: bool) -> None:
         progress, settings = self.progress, self.settings
-        self.bar.advance(progress, self.tally)
-        if progress.update % settings.log_every == 0 or self.finished():
+        self._confer()
+        self.bar.advance(self.share_done())
+        at_end = self.share_done() >= 1
+        if progress.update % settings.log_every == 0 or at_end:
             self._log_training()
         every = settings.validate_every
-        if (last_of_epoch if every == "epoch" else progress.update % every == 0) or self.finished():
+        progress.due = (last_of_epoch if every == "epoch" else progress.update % every == 0) or at_end
+        if progress.due or self.stop or self.save_due:
+            self._validate_or_save()
+
+    def _confer(self) -> None:
+        """All processes learn of each other's signals, and of the main one's clock."""
+        every = 1 if self.world_size == 1 or self.settings.max_minutes else CONFER_EVERY[self.device.type]
+        if self.progress.update % every:
+            return
+        minutes = (time.perf_counter() - self.saved_at) / 60
+        save_due = self.settings.save_minutes is not None and minutes >= self.settings.save_minutes
+        told = distributed.gather_json([self.signals.asked, self.progress.seconds, save_due])
+        self.stop = max(asked for asked, _, _ in told)
+        _, self.progress.seconds, self.save_due = told[0]
+
+    def _validate_or_save(self) -> None:
+        """Validate if that is due and nobody asked to stop; save; stop if somebody did."""
+        if self.progress.due and not self.stop:
             self._validate()
-            self._save()
-        elif self.stop_signal:
-            self._save()
-        if self.stop_signal and not self.finished():
-            raise Interrupted(self.stop_signal)
+        self._save()
+        if self.stop and not self.finished():
+            raise Interrupted(self.stop)
 
     # ------------------------------------------------------------------------------------------------------ validation
 
     def _validate(self) -> None:
-        """Score the model on validation data; remember whether it is the best so far and whether to stop."""
+        """Score the model on validation data; remember whether it is the best so far and whether to stop.
+
+        A signal ends it early: then it stays due.
+        """
         started = time.perf_counter()
         self.model.eval()
-        values, examples = self.evaluate()
+        answers = self._answers()
         self.model.train()
+        if answers is None:
+            return
         progress, settings = self.progress, self.settings
+        values = None
+        if self.is_main:
+            names = settings.validation_metrics
+            values = evaluation.score(self.translator, answers, self.references, names).values()
+        values, seconds = distributed.broadcast_json([values, time.perf_counter() - started])
         value = values[settings.best_by]
-        better = progress.best is None or (
-            value < progress.best if settings.best_by in LOWER_IS_BETTER else value > progress.best
+        better = math.isfinite(value) and (
+            progress.best is None
+            or (value < progress.best if settings.best_by in LOWER_IS_BETTER else value > progress.best)
         )
         if better:
             progress.best, progress.best_update, progress.waited = value, progress.update, 0
         else:
             progress.waited += 1
+        progress.due = False
         self.schedule.validated(better)
-        seconds = time.perf_counter() - started
         progress.seconds += seconds
         self.log_started += seconds
+        if not self.is_main:
+            return
+        examples = [
+            {"source": source, "hypothesis": hypothesis, "reference": references[0]}
+            for source, hypothesis, references in zip(self.sources, answers.hypotheses[: settings.examples], self.references)
+        ]
         entry = {
             "update": progress.update,
             "epoch": self.epochs_done(),
@@ -292,71 +391,184 @@ class Trainer:
         for example in examples:
             self.bar.write("".join(f"    {name:<10} {text}\n" for name, text in example.items()).rstrip("\n"))
 
-    def evaluate(self) -> tuple[dict[str, float], list[dict[str, str]]]:
-        """Loss (label smoothing left out), perplexity and text metrics on validation data, and examples to show."""
-        settings = self.settings
+    def _answers(self) -> evaluation.Answers | None:
+        """What the model makes of the validation data; every process does its share, and all get the whole.
+
+        A signal to any of them becomes that of all, in ``stop``, and there is no answer.
+        """
+        settings, rank, world_size = self.settings, self.rank, self.world_size
         decoding = self.translator.decoding(beam_size=settings.validation_beam_size, sampling=None)
-        result = evaluate(
-            self.translator, self.sources, self.references, settings.validation_metrics, decoding, settings.examples
-        )
-        examples = [
-            {"source": source, "hypothesis": hypothesis, "reference": references[0]}
-            for source, hypothesis, references in zip(self.sources, result.hypotheses, self.references)
-        ]
-        return result.values(), examples[: settings.examples]
+        wanted = len(self.sources) if settings.validation_metrics else min(settings.examples, len(self.sources))
+        sources, references = self.sources[rank::world_size], self.references[rank::world_size]
+        limit = len(range(rank, wanted, world_size))
+        asked, own = 0, None
+        try:
+            with self.signals.heeded():
+                own = vars(evaluation.answer(self.translator, sources, references, decoding, limit))
+        except Interrupted as stop:
+            asked = stop.signal
+        told = distributed.gather_json([asked, own])
+        self.stop = max(asked for asked, _ in told)
+        if self.stop:
+            return None
+        return evaluation.Answers(**{name: _interleaved([part[name] for _, part in told]) for name in told[0][1]})
 
     # ----------------------------------------------------------------------------------------------- saving, resuming
 
     def _save(self) -> None:
+        """Save where training stands. Raises UserError where that is spoilt or cannot be written."""
+        self._check_finite()
+        if not diagnosis.is_finite(self.model):
+            raise UserError(f"Update {self.progress.update}: weights of the model are not finite, so they were not saved.")
+        self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
         progress = self.progress
         progress.schedule = self.schedule.state()
         progress.scaler = self.scaler.state_dict()
-        progress.tally = {key: float(value) for key, value in vars(self.tally).items()}
-        progress.log_size = self.run.log_size()
-        self.run.save_checkpoint(progress.update, to_tensors(self.model), self._optimizer_tensors(), asdict(progress))
-        if progress.best_update == progress.update:
-            self.run.set_best({"update": progress.update, "metric": self.settings.best_by, "value": progress.best})
-        self.run.prune(self.settings.keep_checkpoints)
+        progress.tally = distributed.gather_json(self.tally.sums.tolist())
+        progress.tally_updates = self.tally.updates
+        if self.is_main:
+            progress.log_size = self.run.log_size()
+            tensors = _optimizer_tensors(self.model, self.optimizers)
+            self.run.save_checkpoint(progress.update, to_tensors(self.model), tensors, asdict(progress))
+            if progress.best_update == progress.update:
+                self._tell_best()
+            self.run.prune(self.settings.keep_checkpoints)
+        self.saved_at, self.save_due = time.perf_counter(), False
+
+    def _tell_best(self) -> None:
+        progress = self.progress
+        if progress.best is not None:
+            self.run.set_best({"update": progress.best_update, "metric": self.settings.best_by, "value": progress.best})
+
+    def _newest_checkpoint(self) -> Checkpoint | None:
+        """The newest whole one, the same on all processes, held against the model's form before it is read."""
+        saved = None
+        if self.is_main and self.run.checkpoints():
+            saved = self.run.load_checkpoint("newest", training=True, model=self.form)
+        update = distributed.broadcast_json(saved and saved.update)
+        if update is not None and not self.is_main:
+            saved = self.run.load_checkpoint(update, training=True, model=self.form)
+        return saved
 
     def _resume(self) -> None:
-        """Go on from the newest whole checkpoint, if there is one."""
-        if not self.run.checkpoints():
-            self.run.truncate_log(0)
+        """Go on from the newest checkpoint, if there is one."""
+        saved, self.saved = self.saved, None
+        if saved is None:
+            if self.is_main:
+                self.run.truncate_log(0)
             return
-        saved = self.run.load_checkpoint("newest", training=True, model=self.model)
+        form = Progress(schedule=self.schedule.state(), scaler=self.scaler.state_dict(), tally=[self.tally.sums.tolist()])
+        progress = self.progress = Progress.of(saved, form)
+        if progress.index > len(self.plan(progress.epoch)):
+            raise UserError(
+                f"Checkpoint {saved.update} stands at update {progress.index} of an epoch that has only "
+                f"{len(self.plan(progress.epoch))}: data.train is not what it was. Name another directory with --run."
+            )
         load_into(self.model, saved.model)
-        self._load_optimizer_tensors(saved.tensors)
-        self.progress = Progress(**saved.state)
-        self.tally = Tally(**self.progress.tally)
-        self.schedule.load_state(self.progress.schedule)
-        self.scaler.load_state_dict(self.progress.scaler)
-        self.run.truncate_log(self.progress.log_size)
+        if saved.tensors:  # none before the first step
+            check_forms(self._optimizer_form(), saved.tensors, f"What the optimizers kept at update {saved.update}")
+            self._load_optimizer_tensors(saved.tensors)
+        tallies = progress.tally
+        if len(tallies) != self.world_size:  # saved by another number of processes
+            own = [sum(column) for column in zip(*tallies)][:2] if self.is_main else [0.0, 0.0]
+            tallies = [[*own, *tallies[0][2:]]] * self.world_size
+        self.tally = Tally(self.device, tallies[self.rank], progress.tally_updates)
+        self.schedule.load_state(progress.schedule)
+        self.scaler.load_state_dict(progress.scaler)
+        if self.is_main:
+            self._tell_best()  # a kill may have come between the checkpoint and this
+            self.run.truncate_log(progress.log_size)
         if not self.finished():
-            log.info(f"continuing from update {self.progress.update:,}")
+            log.info(f"continuing from update {progress.update:,}")
 
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        """The state of all optimizers as ``parameter/key`` -> tensor."""
-        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        return {
-            f"{names[id(parameter)]}/{key}": value
-            for optimizer in self.optimizers
-            for parameter, state in optimizer.state.items()
-            for key, value in state.items()
-        }
+    def _optimizer_form(self) -> dict[str, Tensor]:
+        """Names and forms of what the optimizers keep, found by a step that takes no memory."""
+        optimizers = optim.build(self.form, self.settings.optimizer)
+        for parameter in self.form.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        for optimizer in optimizers:
+            optimizer.step()
+        return _optimizer_tensors(self.form, optimizers)
 
     def _load_optimizer_tensors(self, tensors: dict[str, Tensor]) -> None:
-        states: dict[str, dict[str, Tensor]] = {}
+        parameters = dict(self.model.named_parameters())
+        owners = {id(p): (o, group) for o in self.optimizers for group in o.param_groups for p in group["params"]}
         for name, tensor in tensors.items():
-            parameter, key = name.rsplit("/", 1)
-            states.setdefault(parameter, {})[key] = tensor
-        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    for key, tensor in states.get(names[id(parameter)], {}).items():
-                        # Adam counts its steps on the CPU unless it is fused.
-                        device = parameter.device if key != "step" or group.get("fused") else "cpu"
-                        optimizer.state[parameter][key] = tensor.to(device)
+            parameter_name, key = name.rsplit("/", 1)
+            parameter = parameters[parameter_name]
+            optimizer, group = owners[id(parameter)]
+            # Adam counts its steps on the CPU unless it is fused.
+            device = parameter.device if key != "step" or group.get("fused") else "cpu"
+            optimizer.state[parameter][key] = tensor.to(device)
+
+    # ---------------------------------------------------------------------------------------------------- going wrong
+
+    @contextmanager
+    def _guarded(self, batch: Batch, continuable: bool = True) -> Iterator[None]:
+        """Within this, running out of memory on ``batch`` and losing the other processes raise UserError.
+
+        What stands is saved first if it is ``continuable`` and there are no others, who could not join in.
+        """
+        try:
+            with distributed.contact() if self.world_size > 1 else nullcontext():
+                with diagnosis.memory(self.progress.update + 1, batch, self.settings.micro_batch_tokens):
+                    yield
+        except diagnosis.OutOfMemory:
+            if continuable and self.world_size == 1 and self.progress.update:
+                for optimizer in self.optimizers:
+                    optimizer.zero_grad(set_to_none=True)
+                self._save()
+            raise
+
+    def _check_finite(self) -> None:
+        """Raise UserError if an update since the last log point was not finite, where nobody looked at each."""
+        if not self.watches and not self.scaler.is_enabled():
+            finite = int(self.tally.sums[-1])
+            if finite < self.tally.updates:
+                self._stop_not_finite(self.progress.update - self.tally.updates + finite)
+
+    def _stop_not_finite(self, update: int) -> NoReturn:
+        """Save what stands, if nothing spoilt it, and raise UserError: what was wrong in the step after ``update``."""
+        progress, settings = self.progress, self.settings
+        if diagnosis.is_finite(self.model):
+            if progress.update:
+                self._write_checkpoint()
+        elif not self.watches and self.run.checkpoints():  # the weights of before are the best there is to look at
+            load_into(self.model, self.run.load_checkpoint("newest", training=False, model=self.form).model)
+        offset = progress.index - (progress.update - update)
+        rows = self.plan(progress.epoch if offset >= 0 else progress.epoch - 1)[offset]
+        reports = distributed.gather_json(self._where_not_finite(rows, update))
+        if not self.is_main:
+            raise SystemExit(1)  # the main process speaks for all
+        where, pairs = next((report for report in reports if report[0]), reports[0])
+        cause = (
+            f"The first output that is not finite is that of {where}."
+            if where
+            else "The output of every module is finite; what is not is the gradient."
+        )
+        raise UserError(
+            f"Update {update + 1}: the gradient is not finite. Nothing that it spoilt was saved. {cause} The "
+            f"micro-batch:\n{pairs}\nLower training.optimizer.learning_rate (it is {settings.optimizer.learning_rate}) "
+            "or lengthen warm-up, in a new run; or leave such updates out, in this one: --set training.non_finite=skip."
+        )
+
+    def _where_not_finite(self, rows: np.ndarray, update: int) -> tuple[str | None, str]:
+        """The first module whose output is not finite on this process's share of an update, and some of the pairs."""
+        first = ""
+        for seed, _, batch in self._micro_batches(rows, update):
+            on_device, pairs = batch.to(self.device), diagnosis.pairs(batch, self.codecs)
+
+            def compute() -> None:
+                torch.manual_seed(seed)
+                with self.autocast():
+                    self.train_step(on_device)
+
+            if where := diagnosis.first_not_finite(self.model, compute):
+                return where, pairs
+            first = first or pairs
+        return None, first
 
     # --------------------------------------------------------------------------------------------------------- telling
 
@@ -364,24 +576,29 @@ class Trainer:
         return round(self.progress.update / self.updates_per_epoch, 3)
 
     def _log_training(self) -> None:
-        tally, progress = self.tally, self.progress
+        self._check_finite()
+        parts, progress = distributed.gather_json(self.tally.sums.tolist()), self.progress
+        loss, likelihood = (sum(part[number] for part in parts) for number in (0, 1))
+        _, _, norm, tokens, updates = parts[0]
+        each = tokens or math.nan  # where no update was finite there is nothing to tell
         seconds = time.perf_counter() - self.log_started
-        nll = float(tally.likelihood) / tally.tokens
-        entry = {
-            "update": progress.update,
-            "epoch": self.epochs_done(),
-            "loss": float(tally.loss) / tally.tokens,
-            "perplexity": math.exp(min(nll, 700)),
-            "learning_rate": self.optimizers[-1].param_groups[0]["lr"],
-            "gradient_norm": float(tally.norm) / tally.updates,
-            "target_tokens": int(tally.tokens),
-            "clock": {"seconds": round(progress.seconds, 2), "tokens_per_second": round(tally.tokens / seconds)},
-        }
-        if self.device.type == "cpu":
-            entry["clock"]["matmul_gflops"] = round(devices.matmul_gflops(), 1)
-        self._log(entry)
-        self.bar.report(entry)
-        self.tally, self.log_started = Tally(), time.perf_counter()
+        if self.is_main:
+            entry = {
+                "update": progress.update,
+                "epoch": self.epochs_done(),
+                "loss": loss / each,
+                "perplexity": math.exp(min(likelihood / each, 700)),
+                "learning_rate": self.optimizers[-1].param_groups[0]["lr"],
+                "gradient_norm": norm / (updates or math.nan),
+                "target_tokens": int(tokens),
+                "skipped": self.tally.updates - int(updates),
+                "clock": {"seconds": round(progress.seconds, 2), "tokens_per_second": round(tokens / seconds)},
+            }
+            if self.device.type == "cpu":
+                entry["clock"]["matmul_gflops"] = round(devices.matmul_gflops(), 1)
+            self._log(entry)
+            self.bar.report(entry, self.share_done())
+        self.tally, self.log_started = Tally(self.device), time.perf_counter()
 
     def _log(self, entry: dict[str, Any]) -> None:
         self.run.append_log(entry)
@@ -391,76 +608,29 @@ class Trainer:
                 if isinstance(value, (int, float)):
                     self.board.add_scalar(f"{kind}/{name}", value, self.progress.update)
 
-    def _bar(self) -> Bar:
-        return Bar(self)
-
-    @contextmanager
-    def _signals(self):
-        """The first Ctrl-C or SIGTERM asks the loop to save and stop; a second one stops at once."""
-
-        def ask(number, frame):
-            if self.stop_signal:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-            self.stop_signal = number
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-class Bar:
-    """The progress line on stderr; where that is no terminal, plain lines at every log point."""
-
-    def __init__(self, trainer: Trainer):
-        self.trainer = trainer
-        self.live = _terminal()
-        self.bar = tqdm(
-            total=100.0,
-            initial=100 * trainer.share_done(),
-            disable=not self.live,
-            bar_format="{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}",
-        )
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()
-
-    def advance(self, progress: Progress, tally: Tally) -> None:
-        self.bar.update(100 * self.trainer.share_done() - self.bar.n)
-
-    def report(self, entry: dict[str, Any]) -> None:
-        text = (
-            f"update {entry['update']:,}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.3f}  perplexity "
-            f"{entry['perplexity']:.4g}  lr {entry['learning_rate']:.2e}  norm {entry['gradient_norm']:.2f}  "
-            f"{entry['clock']['tokens_per_second']:,} tokens/s"
-        )
-        if self.live:
-            self.bar.set_postfix_str(text)
-        else:
-            log.info(f"{text}  {self.time_left()} left")
-
-    def time_left(self) -> str:
-        done = self.trainer.share_done()
-        return tqdm.format_interval(self.trainer.progress.seconds * (1 - done) / done) if done else "?"
-
-    def write(self, text: str) -> None:
-        if self.live:
-            self.bar.clear()
-        for line in text.split("\n"):
-            log.info(line)
-        if self.live:
-            self.bar.refresh()
-
 
 def seed_of(*numbers: int) -> int:
     """One well-mixed number from several."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _interleaved(parts: list[list]) -> list:
+    """What was dealt out in turn, in its old order."""
+    whole: list = [None] * sum(map(len, parts))
+    for number, part in enumerate(parts):
+        whole[number :: len(parts)] = part
+    return whole
+
+
+def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The state of all optimizers as ``parameter/key`` -> tensor."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[id(parameter)]}/{key}": value
+        for optimizer in optimizers
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
 
 
 def _tensorboard(run: Run, update: int):
@@ -470,7 +640,3 @@ def _tensorboard(run: Run, update: int):
     except ImportError:
         raise UserError("training.tensorboard needs TensorBoard: pip install 'mtcli[tensorboard]'.") from None
     return SummaryWriter(str(run.path / "tensorboard"), purge_step=update)
-
-
-def _terminal() -> bool:
-    return sys.stderr.isatty()

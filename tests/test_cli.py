@@ -149,10 +149,10 @@ def test_a_signal_saves_and_the_same_command_continues(folder):
     rest = process.stderr.read()
     process.stderr.close()
     assert process.wait() == 143
-    assert "stopped and saved after update" in rest and "mtcli train --config tiny.yaml --run runs/stopped" in rest
+    assert "saved up to update" in rest and "mtcli train --config tiny.yaml --run runs/stopped" in rest
     changed = mtcli(folder, *command, "--set", "training.schedule=constant", status=1).stderr.decode()
     assert "training.schedule.type: 'inverse_sqrt' -> 'constant'" in changed
-    saved = int(rest.split("stopped and saved after update ")[1].split(";")[0].replace(",", ""))
+    saved = int(rest.split("saved up to update ")[1].split(";")[0].replace(",", ""))
     again = mtcli(folder, *command[:-1], f"training.max_updates={saved + 2}").stderr.decode()
     assert f"continuing from update {saved:,}" in again and f"{saved + 2:,} updates" in again
 

@@ -23,16 +23,17 @@ SOURCES = [path for folder in ("mtcli", "data", "benchmarks") for path in sorted
 # A file imports only from floors below its own: neighbours on a floor do not know each other.
 FLOORS = [
     "errors",
-    "yamls distributed devices",
-    "explain",
+    "yamls distributed devices signals",
+    "explain bar",
     "config",
     "corpus tokenizers vocab metrics loss optim models.base models.layers models.attention",
     "codec defaults models.*",  # models.*: every model, each a file in models/
     "models",
-    "data search checkpoint engines",
+    "cache search checkpoint engines",
+    "data",
     "inference",
     "translator",
-    "evaluation",
+    "evaluation diagnosis",
     "trainer export",
     "cli",
     "__init__ __main__",

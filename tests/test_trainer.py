@@ -12,7 +12,8 @@ import torch
 from mtcli import config as configs
 from mtcli.checkpoint import Run, to_tensors
 from mtcli.errors import UserError
-from mtcli.trainer import Interrupted, Trainer
+from mtcli.signals import Interrupted
+from mtcli.trainer import Trainer
 
 import tiny
 
@@ -167,21 +168,198 @@ def test_more_updates_continue_a_finished_run(tmp_path):
     assert job.progress.update == 30
 
 
-def test_a_gradient_that_is_not_finite_stops_before_anything_is_spoilt(tmp_path):
-    job = trainer(tmp_path)
-    original = job._update
+def spoil_outputs(job: Trainer, updates: range) -> None:
+    """As if a module's output overflowed while these updates are computed, and when they are computed again."""
+    module = next(each for each in job.model.modules() if type(each).__name__ == "Linear")
+    update, again = job._update, job._where_not_finite
 
-    def spoil(rows):
-        if job.progress.update == 10:
+    def spoiling(compute, when):
+        def spoilt(*arguments):
+            handle = module.register_forward_hook(lambda *_: _[2] * (math.inf if when(*arguments) in updates else 1))
+            try:
+                return compute(*arguments)
+            finally:
+                handle.remove()
+
+        return spoilt
+
+    job._update = spoiling(update, lambda rows: job.progress.update)
+    job._where_not_finite = spoiling(again, lambda rows, number: number)
+
+
+@pytest.mark.parametrize("model", ["gru", "transformer"])
+@pytest.mark.parametrize("watches", [True, False])
+def test_a_number_that_is_not_finite_stops_before_anything_is_spoilt(tmp_path, model, watches):
+    """Also where nobody looks before the next log point or save, as on a GPU."""
+    job = trainer(tmp_path, model=model)
+    job.watches = watches
+    spoil_outputs(job, range(9, 10))
+    guilty = job.data.batch(job.plan(9 // job.updates_per_epoch)[9 % job.updates_per_epoch])
+    first = job.codecs[0].decode(guilty.source[0][guilty.source_mask[0]].tolist())
+    with pytest.raises(UserError, match=r"(?s)Update 10: .*first output that is not finite.*\(Linear\).*non_finite=skip") as error:
+        job.train()
+    assert f"  {first}  |||  {first[::-1].upper()}" in str(error.value)
+    assert job.run.checkpoints() == ([7, 9] if watches else [7])
+    assert all(tensor.isfinite().all() for tensor in job.run.load_checkpoint("newest", training=True).model.values())
+    again = trainer(tmp_path, model=model)
+    again.train()
+    whole = trainer(tmp_path, "whole", model=model)
+    whole.train()
+    assert without_clock(again.run) == without_clock(whole.run)
+    for name, tensor in to_tensors(whole.model).items():
+        assert torch.equal(tensor, to_tensors(again.model)[name]), name
+
+
+def test_updates_that_are_not_finite_can_be_left_out_and_are_counted(tmp_path):
+    job = trainer(tmp_path, training={"non_finite": "skip"})
+    spoil_outputs(job, range(5, 11))
+    job.train()
+    entries = [entry for entry in job.run.read_log() if "loss" in entry]
+    assert {entry["update"]: entry["skipped"] for entry in entries} == {4: 0, 8: 3, 12: 3, 16: 0, 20: 0}
+    assert all(math.isfinite(entry["loss"]) and math.isfinite(entry["gradient_norm"]) for entry in entries)
+    assert all(tensor.isfinite().all() for tensor in to_tensors(job.model).values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    job = trainer(tmp_path)
+    save = job._save
+
+    def spoil():
+        if job.progress.update == 14:
             with torch.no_grad():
                 next(job.model.parameters()).fill_(math.nan)
-        original(rows)
+        save()
 
-    job._update = spoil
-    with pytest.raises(UserError, match="Update 11: the gradient is not finite.*learning_rate"):
+    job._save = spoil
+    with pytest.raises(UserError, match="Update 14: weights of the model are not finite"):
         job.train()
     assert job.run.checkpoints() == [7]
-    assert all(tensor.isfinite().all() for tensor in job.run.load_checkpoint("newest", training=True).model.values())
+
+
+@pytest.mark.parametrize("model", ["gru", "transformer"])
+def test_no_module_of_a_sound_model_is_accused(tmp_path, model):
+    job = trainer(tmp_path, model=model)
+    assert job._where_not_finite(job.plan(0)[0], 0)[0] is None
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_out_of_memory_says_what_to_lower_and_can_be_continued(tmp_path, error):
+    job = trainer(tmp_path)
+    forward = job.step.forward
+
+    def full(batch):
+        if job.progress.update == 10:
+            raise error
+        return forward(batch)
+
+    job.step.forward = full
+    with pytest.raises(UserError, match=r"Update 11: out of memory on a micro-batch of \d+ sentences × \d+ source") as told:
+        job.train()
+    limit = int(str(told.value).split("micro_batch_tokens to less than ")[1].split(",")[0])
+    assert job.run.checkpoints() == [7, 10]
+    again = trainer(tmp_path, training={"micro_batch_tokens": limit - 1})
+    assert len(list(again._micro_batches(again.plan(10 // again.updates_per_epoch)[10 % again.updates_per_epoch], 10))) > 1
+    again.train()
+    assert again.progress.update == 20
+
+
+def test_saving_by_the_clock_changes_nothing(tmp_path):
+    jobs = []
+    for name, minutes in (("often", 1e-9), ("never", None)):
+        jobs.append(trainer(tmp_path, name, training={"save_minutes": minutes, "patience": 2, "schedule": "plateau"}))
+        jobs[-1].train()
+    assert without_clock(jobs[0].run) == without_clock(jobs[1].run)
+    for name, tensor in to_tensors(jobs[0].model).items():
+        assert torch.equal(tensor, to_tensors(jobs[1].model)[name]), name
+    job = trainer(tmp_path, "between", training={"save_minutes": 1e-9})
+    saved = []
+    job.run.save_checkpoint, save = lambda update, *rest: (saved.append(update), save(update, *rest)), job.run.save_checkpoint
+    job.train()
+    assert saved == list(range(1, 21))
+
+
+def test_a_signal_ends_a_validation_which_is_made_up_for(tmp_path):
+    whole = trainer(tmp_path, "whole")
+    whole.train()
+    for update in (7, 20):
+        job = trainer(tmp_path, "stopped")
+        stream, position = job.translator.stream, job.progress
+
+        def stop(*arguments):
+            if job.progress.update == update:
+                signal.raise_signal(signal.SIGINT)
+                raise AssertionError("the signal was not heeded")
+            return stream(*arguments)
+
+        job.translator.stream = stop
+        with pytest.raises(Interrupted) as stopped:
+            job.train()
+        assert stopped.value.signal == signal.SIGINT
+        assert job.run.checkpoints()[-1] == update and not job.finished()
+    last = trainer(tmp_path, "stopped")
+    last.train()
+    assert without_clock(last.run) == without_clock(whole.run)
+    assert last.run.best == whole.run.best
+
+
+def test_the_best_is_told_again_where_a_kill_came_before_it_was(tmp_path):
+    job = trainer(tmp_path)
+    job.run.set_best = lambda best: None  # as if killed just before
+    with pytest.raises(RuntimeError):
+        job.run.prune = lambda keep: (_ for _ in ()).throw(RuntimeError)
+        job.train()
+    assert job.run.best is None
+    again = trainer(tmp_path, training={"max_updates": 20})
+    again._resume()
+    assert again.run.best["update"] == 7
+
+
+def resigned(run: Run, update: int, change) -> None:
+    """A checkpoint with another state or other tensors and a manifest that agrees with them, as a stranger can make."""
+    saved = run.load_checkpoint(update, training=True)
+    state, tensors = dict(saved.state), dict(saved.tensors)
+    change(state, tensors)
+    run.save_checkpoint(update, saved.model, tensors, state)
+
+
+def drop(place: dict, key: str) -> None:
+    del place[key]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state, tensors: drop(state, "epoch"), "its state.json is not ours"),
+        (lambda state, tensors: state.update(more=1), "its state.json is not ours"),
+        (lambda state, tensors: state.clear(), "its state.json is not ours"),
+        (lambda state, tensors: state.update(update=19), "its state.json is not ours"),
+        (lambda state, tensors: state.update(epoch=-1), "its state.json is not ours"),
+        (lambda state, tensors: state.update(index=1.0), "its state.json is not ours"),
+        (lambda state, tensors: state.update(waited=True), "its state.json is not ours"),
+        (lambda state, tensors: state.update(log_size=10**400), "its state.json is not ours"),
+        (lambda state, tensors: state.update(seconds="1"), "its state.json is not ours"),
+        (lambda state, tensors: state.update(best=[]), "its state.json is not ours"),
+        (lambda state, tensors: state.update(tally=[]), "its state.json is not ours"),
+        (lambda state, tensors: state.update(tally=[[1, 2, 3, 4, None]]), "its state.json is not ours"),
+        (lambda state, tensors: state.update(schedule={"fraction": 1.0}), "its state.json is not ours"),
+        (lambda state, tensors: state.update(schedule=[1]), "its state.json is not ours"),
+        (lambda state, tensors: state.update(scaler={"scale": 1.0}), "its state.json is not ours"),
+        (lambda state, tensors: state.update(index=10**6), "stands at update 1000000 of an epoch that has only"),
+        (lambda state, tensors: tensors.update(nowhere=torch.ones(2)), "'nowhere': there is float32 2, expected nothing"),
+        (lambda state, tensors: drop(tensors, sorted(tensors)[0]), "there is nothing, expected float32"),
+        (
+            lambda state, tensors: tensors.update({sorted(tensors)[0]: torch.ones(2, 2, 2)}),
+            "there is float32 2 × 2 × 2, expected",
+        ),
+    ],
+)
+def test_a_strangers_checkpoint_is_refused(tmp_path, change, message):
+    options = {"training": {"max_updates": 3, "schedule": "plateau"}}
+    job = trainer(tmp_path, **options)
+    job.train()
+    resigned(job.run, 3, change)
+    with pytest.raises(UserError, match=message):
+        trainer(tmp_path, **options).train()
 
 
 def test_epochs_and_minutes_end_training_too(tmp_path):

@@ -1,0 +1,64 @@
+"""The progress of training on stderr: a live line on a terminal, elsewhere plain lines. Knows no model and no files."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from . import distributed
+
+log = logging.getLogger("mtcli")
+
+
+def live() -> bool:
+    """Whether somebody watches: stderr is a terminal, and this is the process that shows progress."""
+    return distributed.is_main() and sys.stderr.isatty()
+
+
+class Bar:
+    """Shows which share of training is done (0 to 1), and what the log says."""
+
+    def __init__(self, done: float):
+        self.live = live()
+        self.bar = tqdm(
+            total=100.0,
+            initial=100 * done,
+            disable=not self.live,
+            bar_format="{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}",
+        )
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+    def advance(self, done: float) -> None:
+        self.bar.update(100 * done - self.bar.n)
+
+    def report(self, entry: dict[str, Any], done: float) -> None:
+        """Show a training entry of the log."""
+        text = (
+            f"update {entry['update']:,}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.3f}  perplexity "
+            f"{entry['perplexity']:.4g}  lr {entry['learning_rate']:.2e}  norm {entry['gradient_norm']:.2f}  "
+            f"{entry['clock']['tokens_per_second']:,} tokens/s"
+        )
+        if entry.get("skipped"):
+            text += f"  skipped {entry['skipped']}"
+        if self.live:
+            self.bar.set_postfix_str(text)
+        else:
+            left = tqdm.format_interval(entry["clock"]["seconds"] * (1 - done) / done) if done else "?"
+            log.info(f"{text}  {left} left")
+
+    def write(self, text: str) -> None:
+        """Show lines above the bar."""
+        if self.live:
+            self.bar.clear()
+        for line in text.split("\n"):
+            log.info(line)
+        if self.live:
+            self.bar.refresh()
