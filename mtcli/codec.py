@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from .config import Config
 from .errors import UserError
@@ -29,30 +31,36 @@ class Codec:
         tokens = self.tokenizer.sample(text) if sample else self.tokenizer.tokenize(text)
         return [*self.vocabulary.encode(tokens), EOS]
 
+    def encode_all(self, lines: Sequence[str]) -> list[list[int]]:
+        """``encode`` of every line; faster than one by one."""
+        return [[*self.vocabulary.encode(tokens), EOS] for tokens in self.tokenizer.tokenize_all(lines)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; PAD, BOS and EOS leave no trace."""
         return self.tokenizer.detokenize(self.vocabulary.decode(ids))
 
 
-def learn(config: Config, pairs: Iterable[tuple[str, str]]) -> tuple[Codec, Codec]:
-    """Train tokenizers and count vocabularies, source and target, on training pairs (held in memory)."""
-    sides = [list(side) for side in zip(*((pair[0], pair[1]) for pair in pairs))]
-    if not sides:
+def learn(config: Config, read: Callable[[], Iterable[tuple[str, ...]]]) -> tuple[Codec, Codec]:
+    """Train tokenizers and count vocabularies, source and target, on training pairs.
+
+    ``read`` begins to read the pairs (source, target, …) anew whenever it is called; none of them is kept.
+    """
+    if next(iter(read()), None) is None:
         raise UserError("There is no training pair to build a vocabulary from: data.train holds none.")
     if config.shared_vocabulary:
-        codec = _learn(config.tokenizers[0], sides[0] + sides[1])
+        codec = _learn(config.tokenizers[0], lambda: (text for pair in read() for text in pair[:2]))
         return codec, codec
-    source, target = (_learn(part, lines) for part, lines in zip(config.tokenizers, sides))
-    return source, target
+    source = _learn(config.tokenizers[0], lambda: (pair[0] for pair in read()))
+    return source, _learn(config.tokenizers[1], lambda: (pair[1] for pair in read()))
 
 
-def _learn(config, lines: list[str]) -> Codec:
-    tokenizer = TOKENIZERS[config.type].train(config, lines)
+def _learn(config, read: Callable[[], Iterable[str]]) -> Codec:
+    tokenizer = TOKENIZERS[config.type].train(config, read())
     pieces = tokenizer.pieces()
     if pieces is not None:
         return Codec(tokenizer, Vocabulary(pieces))
     counts: Counter[str] = Counter()
-    for line in lines:
+    for line in read():
         counts.update(tokenizer.tokenize(line))
     vocabulary = Vocabulary.build(counts, config.min_count, config.max_size)
     if len(vocabulary) > LARGE_VOCABULARY:
@@ -87,6 +95,18 @@ def save(folder: Path, source: Codec, target: Codec) -> None:
     for name, codec in {"shared": source}.items() if source is target else {"source": source, "target": target}.items():
         codec.tokenizer.save(folder / name)
         codec.vocabulary.save(folder / f"{name}.vocabulary.json")
+
+
+def fingerprint(source: Codec, target: Codec) -> str:
+    """A number, in hexadecimal, that differs where any text could have other ids."""
+    digest = hashlib.sha256()
+    for codec in (source, target):
+        digest.update(codec.tokenizer.config.model_dump_json().encode() + b"\0")
+    with TemporaryDirectory() as folder:
+        save(Path(folder), source, target)
+        for path in sorted(Path(folder).iterdir()):
+            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def load(folder: Path, config: Config) -> tuple[Codec, Codec]:

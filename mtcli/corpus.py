@@ -66,11 +66,11 @@ def read_stream(stream: BinaryIO, name: str) -> Iterator[str]:
         yield line.removesuffix("\n").removesuffix("\r")
 
 
-def read_pairs(corpus: TSV | Plain, *, skip_blank: bool) -> Iterator[Pair]:
+def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> Iterator[Pair]:
     """The pairs of a corpus, in order; of several references the first.
 
     ``skip_blank`` (for training): a pair with nothing but white space on either side is left out, as a pair; one
-    warning at the end says how many were. Raises UserError where sides do not match up or nothing is left.
+    warning at the end says how many were, unless ``warn`` is false. Raises UserError where sides do not match up or nothing is left.
     """
     skipped, first_skipped, kept = 0, "", 0
     for source, references, place in _rows(corpus):
@@ -80,7 +80,7 @@ def read_pairs(corpus: TSV | Plain, *, skip_blank: bool) -> Iterator[Pair]:
         else:
             kept += 1
             yield Pair(source, references[0], place)
-    if skipped:
+    if skipped and warn:
         log.warning(f"{first_skipped}: a side of this pair is blank; {skipped} such pairs of {skipped + kept} skipped.")
     if not kept:
         raise UserError(f"{_name(corpus)}: holds no sentence pair{' without a blank side' if skipped else ''}.")

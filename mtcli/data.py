@@ -4,22 +4,20 @@
 
 from __future__ import annotations
 
-import logging
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import cache
 from .codec import Codec
-from .corpus import Pair
-from .errors import UserError
+from .config import TSV, Plain
 from .tokenizers import seed_sampling
 from .vocab import BOS, PAD
-
-log = logging.getLogger("mtcli")
 
 
 @dataclass(frozen=True)
@@ -37,46 +35,47 @@ class Batch:
 
 
 class Sequences:
-    """Many sequences of numbers, end to end in one array."""
+    """Many sequences of numbers in one array, in memory or in a file that is mapped into it."""
 
-    def __init__(self, values: np.ndarray, starts: np.ndarray):
+    def __init__(self, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray):
         self.values = values
-        self.starts = starts  # one more than there are sequences
+        self.starts = starts  # of each sequence in ``values``
+        self.lengths = lengths
 
     @classmethod
-    def of(cls, sequences: Iterable[Sequence[int]], typecode: str = "i") -> Sequences:
-        values, starts = array(typecode), array("q", [0])
+    def of(cls, sequences: Iterable[Sequence[int]]) -> Sequences:
+        values, lengths = array("i"), array("i")
         for sequence in sequences:
             values.extend(sequence)
-            starts.append(len(values))
-        return cls(np.frombuffer(values, dtype=typecode) if values else np.zeros(0, typecode), np.asarray(starts))
+            lengths.append(len(sequence))
+        return cls.end_to_end(np.array(values, np.int32), np.cumsum([0, *lengths]))
 
     @classmethod
-    def join(cls, parts: Sequence[Sequences]) -> Sequences:
-        """The sequences of all parts, one part after the other."""
-        lengths = np.concatenate([part.lengths for part in parts])
-        return cls(np.concatenate([part.values for part in parts]), np.concatenate([[0], np.cumsum(lengths)]))
+    def end_to_end(cls, values: np.ndarray, starts: np.ndarray) -> Sequences:
+        """``starts`` has one more than there are sequences: the end of the last one."""
+        return cls(values, starts[:-1], np.diff(starts).astype(np.int32))
+
+    def take(self, rows: np.ndarray) -> Sequences:
+        """Some of the sequences, or some of them several times; their values are not copied."""
+        return Sequences(self.values, self.starts[rows], self.lengths[rows])
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self.starts)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.values[self.starts[index] : self.starts[index + 1]]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.starts)
+        return self.values[self.starts[index] : self.starts[index] + self.lengths[index]]
 
     def padded(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The chosen sequences as (B, longest), filled up with PAD, and the mask of what is real."""
-        starts, ends = self.starts[rows], self.starts[rows + 1]
-        places = starts[:, None] + np.arange((ends - starts).max())
-        mask = places < ends[:, None]
-        return np.where(mask, self.values[np.minimum(places, len(self.values) - 1)], PAD).astype(np.int64), mask
+        lengths = self.lengths[rows]
+        steps = np.arange(lengths.max())
+        mask = steps < lengths[:, None]
+        places = np.where(mask, self.starts[rows][:, None] + steps, 0)
+        return np.where(mask, self.values[places], PAD).astype(np.int64), mask
 
 
 class ParallelData:
-    """Sentence pairs as ids, in memory; with subword sampling also as text, to be segmented anew at every use."""
+    """Sentence pairs as ids; with subword sampling also as text, to be segmented anew at every use."""
 
     def __init__(self, source: Sequences, target: Sequences, codecs: tuple[Codec, Codec], texts: list[Sequences | None]):
         self.source, self.target = source, target
@@ -88,39 +87,27 @@ class ParallelData:
         return len(self.source)
 
     @classmethod
-    def build(cls, pairs: Iterable[Pair], codecs: tuple[Codec, Codec], max_length: int | None, name: str) -> ParallelData:
-        """Encode ``pairs``. Those with more than ``max_length`` tokens on a side, EOS not counted, are skipped and
-        counted in one warning; none at all is a UserError."""
-        kept: list[tuple[list[int], list[int], str, str]] = []
-        skipped, first = 0, ""
-        for pair in pairs:
-            source, target = codecs[0].encode(pair.source), codecs[1].encode(pair.target)
-            if max_length is not None and max(len(source), len(target)) > max_length + 1:
-                first = first or pair.place
-                skipped += 1
-                continue
-            kept.append((source, target, pair.source, pair.target))
-        if skipped:
-            log.warning(
-                f"{name}: skipped {skipped:,} of {skipped + len(kept):,} pairs with more than {max_length} tokens on a side, "
-                f"the first at {first} (data.max_length)."
-            )
-        if not kept:
-            raise UserError(f"{name} holds no usable sentence pair.")
-        texts = [
-            Sequences.of((row[side + 2].encode() for row in kept), "B") if codec.tokenizer.samples else None
-            for side, codec in enumerate(codecs)
-        ]
-        return cls(Sequences.of(row[0] for row in kept), Sequences.of((row[1] for row in kept)), codecs, texts)
+    def build(
+        cls, corpora: Sequence[TSV | Plain], codecs: tuple[Codec, Codec], max_length: int, folder: Path
+    ) -> ParallelData:
+        """The pairs of all corpora, each as often as its weight says; ids are kept in files in ``folder``.
 
-    @classmethod
-    def join(cls, parts: Sequence[ParallelData]) -> ParallelData:
-        """Several corpora as one."""
-        if len(parts) == 1:
-            return parts[0]
-        texts = [None if (side := [part.texts[n] for part in parts])[0] is None else Sequences.join(side) for n in (0, 1)]
-        source, target = (Sequences.join([getattr(part, name) for part in parts]) for name in ("source", "target"))
-        return cls(source, target, parts[0].codecs, texts)
+        See `cache.load` for what is skipped and what is raised.
+        """
+        arrays = cache.load(folder, corpora, codecs, max_length)
+        rows = None
+        if any(corpus.weight > 1 for corpus in corpora):
+            ends = np.cumsum(arrays["pairs"])
+            parts = [np.arange(end - count, end, dtype=np.int32) for end, count in zip(ends, arrays["pairs"])]
+            rows = np.concatenate([part for part, corpus in zip(parts, corpora) for _ in range(corpus.weight)])
+
+        def sequences(name: str) -> Sequences | None:
+            if f"{name}.values" not in arrays:
+                return None
+            whole = Sequences.end_to_end(arrays[f"{name}.values"], arrays[f"{name}.starts"])
+            return whole if rows is None else whole.take(rows)
+
+        return cls(sequences("source"), sequences("target"), codecs, [sequences("source.text"), sequences("target.text")])
 
     @property
     def samples(self) -> bool:
@@ -144,7 +131,7 @@ class ParallelData:
         if not sample or texts is None:
             return (self.source, self.target)[side].padded(rows)
         codec = self.codecs[side]
-        drawn = Sequences.of(codec.encode(texts[row].tobytes().decode(), sample=True) for row in rows)
+        drawn = Sequences.of(codec.encode(texts[row].tobytes().decode(errors="replace"), sample=True) for row in rows)
         return drawn.padded(np.arange(len(rows)))
 
 
@@ -158,14 +145,14 @@ def plan_epoch(
     ``size`` real target tokens (``by`` = tokens) or pairs (``by`` = sentences), which are then shuffled.
     """
     generator = np.random.default_rng([seed, epoch])
-    ties = generator.permutation(len(target_lengths))
-    snake = np.where(target_lengths % 2, source_lengths, -source_lengths)
-    order = np.lexsort((ties, snake, target_lengths))
-    sizes = target_lengths[order] if by == "tokens" else np.ones(len(order), dtype=np.int64)
+    shuffled = generator.permutation(len(target_lengths))
+    target, source = target_lengths[shuffled], source_lengths[shuffled]
+    order = shuffled[np.lexsort((np.where(target % 2, source, -source), target))].astype(np.int32)
+    sizes = target_lengths[order] if by == "tokens" else np.ones(len(order), np.int32)
     total = np.cumsum(sizes)
     updates = max(1, round(total[-1] / size))
     # A pair belongs to the update in which its middle lies.
-    part = ((total - sizes / 2) * (updates / total[-1])).astype(np.int64)
+    part = ((total - sizes / 2) * (updates / total[-1])).astype(np.int32)
     cuts = np.flatnonzero(np.diff(part)) + 1
     batches = np.split(order, cuts)
     return [batches[index] for index in generator.permutation(len(batches))]
@@ -176,15 +163,13 @@ def cut(rows: np.ndarray, source_lengths: np.ndarray, target_lengths: np.ndarray
 
     A pair that is longer by itself stands alone.
     """
-    micro_batches, start = [], 0
-    source_longest = target_longest = 0
-    for index, row in enumerate(rows):
-        source_longest = max(source_longest, int(source_lengths[row]))
-        target_longest = max(target_longest, int(target_lengths[row]))
-        if index > start and (index + 1 - start) * (source_longest + target_longest) > padded_tokens:
-            micro_batches.append(rows[start:index])
-            start, source_longest, target_longest = index, int(source_lengths[row]), int(target_lengths[row])
-    return [*micro_batches, rows[start:]]
+    micro_batches = []
+    while len(rows):
+        longest = sum(np.maximum.accumulate(lengths[rows]) for lengths in (source_lengths, target_lengths))
+        fitting = np.count_nonzero(np.arange(1, len(rows) + 1) * longest <= padded_tokens)
+        micro_batches.append(rows[: max(1, fitting)])
+        rows = rows[max(1, fitting) :]
+    return micro_batches
 
 
 def padding(batches: Iterable[np.ndarray], lengths: np.ndarray) -> float:

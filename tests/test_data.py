@@ -1,15 +1,15 @@
 """Batches: every pair once, little padding, a function of seed and epoch; micro-batches that fit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mtcli.codec import Codec
-from mtcli.config import Characters, Subwords
-from mtcli.corpus import Pair
+from mtcli.config import TSV, Characters, Subwords
 from mtcli.data import ParallelData, Sequences, cut, padding, plan_epoch
-from mtcli.errors import UserError
 from mtcli.tokenizers import TOKENIZERS
 from mtcli.vocab import BOS, EOS, PAD, Vocabulary
 
@@ -70,13 +70,15 @@ def codec(text: str) -> Codec:
     return Codec(TOKENIZERS["char"].train(Characters(), [text]), Vocabulary.build({c: 1 for c in set(text)}))
 
 
-def pairs(*texts: tuple[str, str]) -> list[Pair]:
-    return [Pair(source, target, f"f.tsv:{number}") for number, (source, target) in enumerate(texts, 1)]
+def corpus(path: Path, *pairs: tuple[str, str], weight: int = 1) -> TSV:
+    path.write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
+    return TSV(path=str(path), weight=weight)
 
 
-def test_a_batch_is_what_teacher_forcing_needs():
+def test_a_batch_is_what_teacher_forcing_needs(tmp_path):
     side = codec("abc")
-    data = ParallelData.build(pairs(("ab", "c"), ("a", "abc")), (side, side), None, "f.tsv")
+    part = corpus(tmp_path / "a.tsv", ("ab", "c"), ("a", "abc"))
+    data = ParallelData.build([part], (side, side), 9, tmp_path / "cache")
     batch = data.batch(np.array([0, 1]))
     a, b, c = side.vocabulary.encode("abc")
     assert batch.source.tolist() == [[a, b, EOS], [a, EOS, PAD]]
@@ -86,21 +88,13 @@ def test_a_batch_is_what_teacher_forcing_needs():
     assert batch.target_mask.tolist() == [[True, True, False, False], [True] * 4]
 
 
-def test_long_pairs_are_skipped_and_counted(caplog):
-    side = codec("abc")
-    data = ParallelData.build(pairs(("aaa", "a"), ("aaaa", "a"), ("a", "bbbbb")), (side, side), 3, "f.tsv")
-    assert len(data) == 1
-    assert "f.tsv: skipped 2 of 3 pairs with more than 3 tokens on a side, the first at f.tsv:2" in caplog.text
-    with pytest.raises(UserError, match="no usable sentence pair"):
-        ParallelData.build(pairs(("aaaa", "a")), (side, side), 3, "f.tsv")
-
-
-def test_sampled_segmentations_change_with_the_seed_and_only_with_it():
+def test_sampled_segmentations_change_with_the_seed_and_only_with_it(tmp_path):
     config = Subwords(vocabulary_size=300, dropout=0.5)
     lines = ["the quick brown fox jumps over the lazy dog"] * 20
     tokenizer = TOKENIZERS["subword"].train(config, lines)
     side = Codec(tokenizer, Vocabulary(tokenizer.pieces()))
-    data = ParallelData.build(pairs(*((line, line) for line in lines)), (side, side), None, "f.tsv")
+    part = corpus(tmp_path / "a.tsv", *zip(lines, lines))
+    data = ParallelData.build([part], (side, side), 99, tmp_path / "cache")
     rows = np.arange(3)
     one, same, other = (data.batch(rows, sampling_seed=seed) for seed in (7, 7, 8))
     assert one.source.tolist() == same.source.tolist()
@@ -110,9 +104,33 @@ def test_sampled_segmentations_change_with_the_seed_and_only_with_it():
     assert data.batch(rows).source.tolist() == [side.encode(lines[0])] * 3
 
 
-def test_joined_corpora_hold_all_pairs_in_turn():
+def test_a_corpus_counts_as_often_as_its_weight_says(tmp_path):
     side = codec("abc")
-    parts = [ParallelData.build(pairs((text, text)), (side, side), None, "f") for text in ("a", "bc", "a")]
-    joined = ParallelData.join(parts)
-    assert [side.decode(joined.source[row]) for row in range(3)] == ["a", "bc", "a"]
-    assert joined.target_lengths.tolist() == [2, 3, 2]
+    parts = [
+        corpus(tmp_path / f"{number}.tsv", *((text, text) for text in texts), weight=weight)
+        for number, (texts, weight) in enumerate([(["a"], 2), (["bc", "b"], 1), (["ca"], 3)])
+    ]
+    data = ParallelData.build(parts, (side, side), 9, tmp_path / "cache")
+    expected = ["a", "a", "bc", "b", "ca", "ca", "ca"]
+    assert [side.decode(data.source[row]) for row in range(len(data))] == expected
+    assert data.target_lengths.tolist() == [len(text) + 1 for text in expected]
+    assert [side.decode(ids) for ids in data.batch(np.arange(7)).source.tolist()] == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by /proc")
+def test_large_data_stays_on_disk(tmp_path):
+    """50 MB of ids are read, planned and made to batches; what is held beside the files is a few numbers a pair."""
+
+    def anonymous() -> int:
+        return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) << 10
+
+    side = codec("".join(map(chr, range(97, 123))))
+    text = "abcdefghij" * 12
+    part = corpus(tmp_path / "a.tsv", *[(text, text)] * 100_000)
+    ParallelData.build([part], (side, side), 200, tmp_path / "cache")
+    before = anonymous()
+    data = ParallelData.build([part], (side, side), 200, tmp_path / "cache")
+    plan = plan_epoch(data.source_lengths, data.target_lengths, 4000, "tokens", 1, 0)
+    for rows in plan[::100]:
+        data.batch(rows)
+    assert anonymous() - before < 100 * len(data)  # bytes; the ids take 484
