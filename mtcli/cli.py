@@ -421,6 +421,32 @@ def evaluate(
 
 
 @app.command()
+def export(
+    format: Annotated[str, typer.Option("--format", help="ctranslate2 (Transformers, fast, without PyTorch) or onnx.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory to write; --run of other commands takes it.")],
+    run: RunOption = None,
+    quantization: Annotated[
+        str, typer.Option(help="ctranslate2: none, int8, int16, float16 or bfloat16: smaller, and a little less exact.")
+    ] = "none",
+    threads: ThreadsOption = None,
+) -> None:
+    """Write a trained model for another engine, and check that it computes the same."""
+    from . import devices, export as exports
+    from .checkpoint import Run
+
+    devices.set_threads(threads)
+    place = Run.open(run) if run else Run.latest()
+    written = exports.export(place, output, format, quantization, threads)
+    parity = written.parity
+    print(
+        f"{written.path}: {format}, {written.bytes / 1e6:.1f} MB. Log-probabilities of {parity.tokens:,} tokens, computed "
+        f"in {parity.computed_in}, differ by {parity.mean_difference:.2g} on average, {parity.largest_difference:.2g} at "
+        f"most; greedy translations of {parity.greedy_equal} of {parity.sentences} sentences are the same."
+    )
+    log.info(f"next: mtcli translate --run {written.path}")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of configs, for completion and checking in editors."""
     from . import config as configs

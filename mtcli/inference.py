@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from .checkpoint import Run, load_into
 from .config import Decoding, Recurrent, Transformer
 from .data import ParallelData, Sequences
+from .engines import Found
 from .errors import UserError
 from .models import build_model
 from .models.base import Memory, Seq2Seq, State
@@ -23,16 +23,6 @@ from .search import search
 from .vocab import BOS, EOS, PAD, UNK
 
 PROJECTED = 1024  # target positions whose logits are held at once when translations are scored
-
-
-@dataclass(frozen=True)
-class Found:
-    """A hypothesis as ids, EOS included; attention has a row for each of them and a column for each source id."""
-
-    tokens: list[int]
-    log_probability: float
-    score: float
-    attention: list[list[float]] | None
 
 
 class Uninitialised(TorchFunctionMode):

@@ -10,16 +10,18 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import codec
+from . import codec, engines
 from . import config as configs
 from .codec import Codec
 from .config import Config, Decoding
+from .engines import learned_positions
 from .errors import UserError
 from .tokenizers import SPACE
 from .vocab import EOS, UNK
 
 if TYPE_CHECKING:
-    from .inference import Found, ModelEngine
+    from .engines import CTranslate2Engine, Found
+    from .inference import ModelEngine
 
 log = logging.getLogger("mtcli")
 
@@ -72,7 +74,7 @@ class Translator:
     >>> translator.translate(["i like red apples ."])[0].text
     """
 
-    def __init__(self, engine: ModelEngine, codecs: tuple[Codec, Codec], config: Config, max_length: int | None = None):
+    def __init__(self, engine: ModelEngine | CTranslate2Engine, codecs: tuple[Codec, Codec], config: Config, max_length: int | None = None):
         """``max_length``: source tokens of the longest sentence that is not split; by default the config's."""
         self.engine, self.codecs, self.config = engine, codecs, config
         self.max_length = max_length or _max_length(config)
@@ -89,6 +91,12 @@ class Translator:
         Several runs are an ensemble: the mean of their probabilities decides. Their vocabularies must be the same;
         the first one's config counts. Raises UserError.
         """
+        paths = [Path(run)] if isinstance(run, (str, Path)) else [Path(each) for each in run or []]
+        for path in paths:
+            if engines.is_exported(path):
+                if len(paths) > 1:
+                    raise UserError(f"{path} is an exported model; an ensemble is of runs.")
+                return cls._load_exported(path, device, threads)
         from . import devices
         from .checkpoint import Run
         from .inference import ModelEngine
@@ -96,8 +104,7 @@ class Translator:
         devices.keep_freed_memory()
         devices.set_threads(threads)
         chosen = devices.choose(device)
-        paths = [run] if isinstance(run, (str, Path)) else list(run or [])
-        runs = [Run.open(Path(path)) for path in paths] or [Run.latest()]
+        runs = [Run.open(path) for path in paths] or [Run.latest()]
         codecs = [codec.load(each.path / "tokenizer", each.config) for each in runs]
         for other, theirs in zip(runs[1:], codecs[1:]):
             for name, one, two in zip(("source", "target"), codecs[0], theirs):
@@ -108,6 +115,22 @@ class Translator:
                     )
         engine = ModelEngine.load(runs, [len(side.vocabulary) for side in codecs[0]], chosen)
         return cls(engine, codecs[0], runs[0].config, min(_max_length(each.config) for each in runs))
+
+    @classmethod
+    def _load_exported(cls, path: Path, device: str, threads: int | None) -> Translator:
+        """A model in a directory that `mtcli export` wrote; CTranslate2 runs it without PyTorch."""
+        config = configs.load(path / "config.yaml")
+        codecs = codec.load(path / "tokenizer", config)
+        if engines.read_manifest(path)["format"] == "ctranslate2":
+            engine = engines.CTranslate2Engine(path, config, codecs, device, threads)
+        else:
+            from . import devices
+            from .inference import ModelEngine
+
+            if device not in ("auto", "cpu"):
+                raise UserError(f"--device is '{device}'; exported to ONNX, a model runs on cpu.")
+            engine = ModelEngine(engines.OnnxModel(path, config, threads), devices.choose("cpu"))
+        return cls(engine, codecs, config, _max_length(config))
 
     def decoding(self, **changes: Any) -> Decoding:
         """The run's way of decoding, with some values changed. Raises UserError for an impossible one."""
@@ -307,7 +330,7 @@ class Translator:
         """The ids of a pair's source (0) or target (1), EOS included."""
         place = f"The {('source', 'target')[side]} of pair {number}"
         tokens = self._tokens(side, text, place) if isinstance(text, str) else text
-        limit = _positions(self.config)
+        limit = learned_positions(self.config)
         if limit is not None and len(tokens) >= limit:
             raise UserError(f"{place} has {len(tokens)} tokens; the model has positions for {limit - 1} (model.max_positions).")
         return [*self.codecs[side].vocabulary.encode(tokens), EOS]
@@ -345,14 +368,8 @@ def _joined(parts: list[list[Hypothesis]]) -> list[Hypothesis]:
 
 def _max_length(config: Config) -> int:
     """Source tokens of the longest sentence that a model can read, or has seen in training."""
-    positions = _positions(config)
+    positions = learned_positions(config)
     return config.data.max_length if positions is None else min(config.data.max_length, positions - 1)
-
-
-def _positions(config: Config) -> int | None:
-    """Tokens of the longest sentence that a model has positions for, EOS included; None: no limit."""
-    model = config.model
-    return model.max_positions if model.type == "transformer" and model.positions == "learned" else None
 
 
 def _same_codec(one: Codec, two: Codec) -> bool:
