@@ -61,10 +61,19 @@ def main() -> None:
         print(f"mtcli: {error}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:  # such as a full disk behind stdout
+        print(f"mtcli: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}.", file=sys.stderr)
+        _drop_stdout()
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _drop_stdout() -> None:
+    """What stdout still holds cannot be written; nobody need hear of it again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(wanted: bool) -> None:

@@ -395,7 +395,7 @@ class Training(Section):
     """Metrics on decoded validation text, beside loss and perplexity. Empty: nothing is decoded."""
     validation_beam_size: Count = 1
     """Beam of the decoding at validation; 1 is greedy search, which is fast."""
-    best_by: Literal["loss", "bleu", "chrf", "ter", "exact_match"] = "loss"
+    best_by: Literal["loss", "perplexity", "bleu", "chrf", "ter", "exact_match"] = "loss"
     """What decides which checkpoint is best."""
     patience: Count | None = None
     """Stop after so many validations without a new best."""
@@ -423,7 +423,7 @@ class Training(Section):
             yield "batch_sentences", f"is {self.batch_sentences} and batch_tokens {self.batch_tokens}; set one to null"
         if not self.batch_tokens and not self.batch_sentences:
             yield "batch_tokens", "is null; it must be a whole number >= 1, unless batch_sentences is given"
-        if self.best_by not in ("loss", *self.validation_metrics):
+        if self.best_by not in ("loss", "perplexity", *self.validation_metrics):
             yield "best_by", f"is '{self.best_by}'; it must be loss or one of training.validation_metrics: add it there"
 
 
@@ -676,7 +676,7 @@ def free_on_resume(config: Config) -> list[str]:
     if training.schedule.type != "plateau":
         keys += ["validate_every"]
     free = ["data.test", *(f"training.{key}" for key in keys)]
-    if training.best_by == "loss":
+    if training.best_by in ("loss", "perplexity"):
         free += ["training.validation_metrics", "training.validation_beam_size", "data.target_language"]
         free += ["decoding", "evaluation"]
     return free

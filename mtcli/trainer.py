@@ -36,7 +36,7 @@ from .translator import Translator
 log = logging.getLogger("mtcli")
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-LOWER_IS_BETTER = {"loss", *metrics.LOWER_IS_BETTER}
+LOWER_IS_BETTER = {"loss", "perplexity", *metrics.LOWER_IS_BETTER}
 CONFER_EVERY = {"cpu": 1, "cuda": 10}  # updates after which several processes ask each other whether to stop or save
 
 

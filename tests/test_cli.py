@@ -229,3 +229,13 @@ def test_help_and_version_load_no_torch():
 
 def test_schema_is_json():
     assert json.loads(mtcli(Path("."), "schema").stdout)["properties"].keys() >= {"data", "model", "training"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full, as on Linux")
+def test_output_that_cannot_be_written_is_a_failure(folder):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mtcli", "translate", "abc"], cwd=folder, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode().endswith("mtcli: No space left on device.\n")
