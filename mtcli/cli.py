@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import Enum
+from itertools import islice, tee
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -42,6 +43,10 @@ NewRunOption = Annotated[
     Optional[Path], typer.Option("--run", help="Directory of the run.  [default: runs/ and the config's name]")
 ]
 RunOption = Annotated[Optional[Path], typer.Option("--run", help="Directory of a run.  [default: the one trained last]")]
+RunsOption = Annotated[
+    Optional[list[Path]],
+    typer.Option("--run", help="Directory of a run; of several, an ensemble.  [default: the one trained last]"),
+]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
 ThreadsOption = Annotated[
     Optional[int], typer.Option(min=1, help="Processor cores to use.  [default: PyTorch's choice, usually all]")
@@ -214,12 +219,17 @@ def _same_command() -> str:
 @app.command()
 def translate(
     text: Annotated[Optional[list[str]], typer.Argument(help="Sentences, each quoted. Without any: --input or stdin.")] = None,
-    run: RunOption = None,
+    run: RunsOption = None,
     input: Annotated[Optional[Path], typer.Option("--input", "-i", help="File with one sentence a line; .gz too.")] = None,
     output: Annotated[Optional[Path], typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an --output that was interrupted.")] = False,
     beam_size: BeamOption = None,
     n_best: Annotated[int, typer.Option(min=1, help="Hypotheses to print for each line.")] = 1,
     as_json: JSONOption = False,
+    prefix: Annotated[str, typer.Option(help="Text with which every translation begins.")] = "",
+    replace_unknown: Annotated[
+        bool, typer.Option("--replace-unknown", help="For a word it cannot write: the source word it looked at.")
+    ] = False,
     length_penalty: Annotated[Optional[float], typer.Option(min=0, help="Alpha of the length penalty; 0: none.")] = None,
     max_length_ratio: Annotated[Optional[float], typer.Option(min=0, help="Most target tokens per source token.")] = None,
     no_repeat_ngram: Annotated[Optional[int], typer.Option(min=0, help="Longest n-gram that may not repeat.")] = None,
@@ -234,6 +244,8 @@ def translate(
     """Translate sentences from the command line, a file, or stdin; one line in, one line out."""
     if text and input:
         raise typer.BadParameter("give sentences or --input, not both")
+    if resume and not output:
+        raise typer.BadParameter("--resume goes with --output, the file to continue")
     chosen: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     sampling = {key: value for key, value in chosen.items() if value is not None}
     if sampling and not sample:
@@ -254,14 +266,39 @@ def translate(
     if no_repeat_ngram is not None:
         changes["no_repeat_ngram"] = no_repeat_ngram
     decoding = translator.decoding(**changes)
+    wish = dict(n_best=n_best, prefix=prefix, replace_unknown=replace_unknown)
+    options = dict(decoding=decoding, attention=as_json, **wish)
     if lines is None:
         for number, line in enumerate(_prompt(), 1):
-            for translation in translator.stream([line], decoding, n_best, attention=as_json, first_line=number):
+            for translation in translator.stream([line], first_line=number, **options):
                 _write(sys.stdout, translation, number, n_best, as_json)
         return
-    with _writer(output) as out:
-        for number, translation in enumerate(translator.stream(lines, decoding, n_best, attention=as_json), 1):
-            _write(out, translation, number, n_best, as_json)
+    from .output import left_behind, progress, writer
+    from .translator import POOL_LINES
+
+    task = {
+        "model": translator.name,
+        "input": str(input.resolve()) if input else text or "stdin",
+        "input_bytes": input.stat().st_size if input else None,
+        "json": as_json,
+        **wish,
+        **{f"decoding.{key}": value for key, value in decoding.model_dump(mode="json").items()},
+    }
+    done = keep = 0
+    if resume and output:
+        left = left_behind(output, task, grouped=n_best > 1 and not as_json)
+        if left is None and output.exists():
+            log.info(f"{output} is whole already; without --resume it is made anew.")
+            return
+        done, keep = left or (0, 0)
+        log.info(f"{output}: continuing after line {done:,}" if done else f"{output}: nothing of it is there; beginning")
+    again = done % POOL_LINES  # translated once more, so that the others are in the very batches of an unbroken run
+    lines = islice(lines, done - again, None)
+    with writer(output, task, keep) as out:
+        translations = islice(translator.stream(lines, first_line=done - again + 1, **options), again, None)
+        with progress(translations, input, text is not None or output is None, done) as translations:
+            for number, translation in enumerate(translations, done + 1):
+                _write(out, translation, number, n_best, as_json)
 
 
 def _lines(text: list[str] | None, path: Path | None) -> Iterable[str] | None:
@@ -282,7 +319,7 @@ def _lines(text: list[str] | None, path: Path | None) -> Iterable[str] | None:
     return corpus.read_stream(sys.stdin.buffer, "stdin")
 
 
-def _load_translator(run: Path | None, device: Device, threads: int | None):
+def _load_translator(run: Path | list[Path] | None, device: Device, threads: int | None):
     from .translator import Translator
 
     return Translator.load(run, device.value, threads)
@@ -317,22 +354,6 @@ def _prompt() -> Iterator[str]:
         yield line
 
 
-@contextmanager
-def _writer(path: Path | None):
-    """Where results go: stdout, or a file that bears its name only once it is whole."""
-    if path is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
-
-
 def _write(out, translation, number: int, n_best: int, as_json: bool) -> None:
     """One Translation as a line of text, as n-best lines ``number ||| text ||| score``, or as a JSON object."""
     if as_json:
@@ -352,7 +373,7 @@ def _write(out, translation, number: int, n_best: int, as_json: bool) -> None:
 
 @app.command("eval")
 def evaluate(
-    run: RunOption = None,
+    run: RunsOption = None,
     source: Annotated[Optional[Path], typer.Option(help="File to translate, one sentence a line.")] = None,
     reference: Annotated[
         Optional[list[Path]],
@@ -391,9 +412,11 @@ def evaluate(
     decoding = translator.decoding(**({"beam_size": beam_size} if beam_size is not None else {}))
     result = evaluation.evaluate(translator, sources, references, names, decoding)
     if output:
-        with _writer(output) as out:
+        from .output import writer
+
+        with writer(output) as out:
             out.writelines(f"{line}\n" for line in result.hypotheses)
-    name = str(run or "the run trained last")
+    name = " + ".join(map(str, run or ["the run trained last"]))
     comparisons = []
     if against:
         other = _load_translator(against, device, threads)
@@ -453,6 +476,81 @@ def export(
         f"most; greedy translations of {parity.greedy_equal} of {parity.sentences} sentences are the same."
     )
     log.info(f"next: mtcli translate --run {written.path}")
+
+
+@app.command()
+def score(
+    run: RunsOption = None,
+    source: Annotated[Optional[Path], typer.Option(help="File with one sentence a line.")] = None,
+    target: Annotated[Optional[Path], typer.Option(help="File with their translations, line by line.")] = None,
+    data: Annotated[Optional[Path], typer.Option(help="TSV of source and translation, instead of two files.")] = None,
+    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
+    as_json: JSONOption = False,
+    device: DeviceOption = Device.auto,
+    threads: ThreadsOption = None,
+) -> None:
+    """How probable given translations are: for each pair its log-probability, a tab, and its score (as translate's)."""
+    if bool(data) == bool(source or target) or bool(source) != bool(target):
+        raise typer.BadParameter("give --data, or --source and --target")
+    from . import config as configs, corpus
+    from .output import progress, writer
+
+    part = configs.TSV(path=str(data)) if data else configs.Plain(source=str(source), target=str(target))
+    translator = _load_translator(run, device, threads)
+    pairs, scored = tee((pair.source, pair.target) for pair in corpus.read_pairs(part, skip_blank=False))
+    with writer(output) as out, progress(translator.score(scored), data or source, output is None) as results:
+        for number, ((source_text, target_text), tokens) in enumerate(zip(pairs, results), 1):
+            total = sum(tokens)
+            penalised = total / translator.config.decoding.length_penalty.divisor(len(tokens))
+            if as_json:
+                line = {
+                    "line": number, "source": source_text, "target": target_text, "score": penalised,
+                    "log_probability": total, "tokens": translator.codecs[1].tokenizer.tokenize(target_text),
+                    "token_log_probabilities": tokens,
+                }  # fmt: skip
+                print(json.dumps(line, ensure_ascii=False), file=out, flush=True)
+            else:
+                print(f"{total:.6f}\t{penalised:.6f}", file=out, flush=True)
+
+
+@app.command()
+def average(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the run to make.")],
+    run: RunOption = None,
+    last: Annotated[Optional[int], typer.Option(min=2, help="The newest so many checkpoints.  [default: all]")] = None,
+    best: Annotated[Optional[int], typer.Option(min=2, help="The best so many of those that the run has kept.")] = None,
+    device: DeviceOption = Device.auto,
+    threads: ThreadsOption = None,
+) -> None:
+    """Average the weights of several checkpoints into a run of their own, and say what that does to validation."""
+    if last and best:
+        raise typer.BadParameter("give --last or --best, not both")
+    from . import average as averaging, devices
+    from .checkpoint import Run
+
+    devices.keep_freed_memory()
+    devices.set_threads(threads)
+    chosen = devices.choose(device.value)
+    place = Run.open(run) if run else Run.latest()
+    updates = averaging.choose(place, last, best)
+    weights = averaging.average(place, updates)
+    made = averaging.write(place, updates, weights, output)
+    log.info(f"{output}: the average of checkpoints {', '.join(map(str, updates))} of {place.path}")
+    try:
+        before = place.load_checkpoint("best", training=False)
+        values = averaging.validate(place, before.model, chosen), averaging.validate(place, weights, chosen)
+    except UserError as error:
+        log.warning(f"It was not compared with the best checkpoint: {error}")
+        return
+    measure = place.config.training.best_by
+    made.set_best({"update": max(updates), "metric": measure, "value": values[1][measure]})
+    _print_table(
+        [("validation", *values[0])]
+        + [
+            (name, *(f"{value:.4g}" for value in row.values()))
+            for name, row in zip((f"best checkpoint, {before.update}", "average"), values)
+        ]
+    )
 
 
 @app.command()

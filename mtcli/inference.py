@@ -100,8 +100,8 @@ def _own(tensors: dict[str, Tensor], index: int) -> dict[str, Tensor]:
 class ModelEngine:
     """Searches and scores with one model, or an ensemble, on one device."""
 
-    def __init__(self, model: Seq2Seq, device: torch.device):
-        self.model, self.device = model, device
+    def __init__(self, model: Seq2Seq, device: torch.device, name: str = ""):
+        self.model, self.device, self.name = model, device, name
 
     @classmethod
     def load(cls, runs: Sequence[Run], sizes: Sequence[int], device: torch.device) -> ModelEngine:
@@ -110,7 +110,7 @@ class ModelEngine:
         Raises UserError. What a checkpoint declares is held against the config before anything of either's size is
         allocated.
         """
-        models = []
+        models, names = [], []
         for run in runs:
             form = describe(run.config.model, sizes)
             saved = run.load_checkpoint("best", training=False, model=form)
@@ -118,7 +118,8 @@ class ModelEngine:
                 model = build_model(run.config.model, *sizes)
             load_into(model, saved.model)
             models.append(model.to(device).eval())
-        return cls(models[0] if len(models) == 1 else Ensemble(models).eval(), device)
+            names.append(f"{run.path.resolve()}, checkpoint {saved.update}")
+        return cls(models[0] if len(models) == 1 else Ensemble(models).eval(), device, " + ".join(names))
 
     def search(
         self,

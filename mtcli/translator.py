@@ -74,9 +74,17 @@ class Translator:
     >>> translator.translate(["i like red apples ."])[0].text
     """
 
-    def __init__(self, engine: ModelEngine | CTranslate2Engine, codecs: tuple[Codec, Codec], config: Config, max_length: int | None = None):
-        """``max_length``: source tokens of the longest sentence that is not split; by default the config's."""
-        self.engine, self.codecs, self.config = engine, codecs, config
+    def __init__(
+        self,
+        engine: ModelEngine | CTranslate2Engine,
+        codecs: tuple[Codec, Codec],
+        config: Config,
+        max_length: int | None = None,
+        name: str = "",
+    ):
+        """``max_length``: source tokens of the longest sentence that is not split; by default the config's.
+        ``name``: which weights these are, for those who must know them again."""
+        self.engine, self.codecs, self.config, self.name = engine, codecs, config, name
         self.max_length = max_length or _max_length(config)
 
     @classmethod
@@ -114,7 +122,7 @@ class Translator:
                         "models over the same ones can be an ensemble."
                     )
         engine = ModelEngine.load(runs, [len(side.vocabulary) for side in codecs[0]], chosen)
-        return cls(engine, codecs[0], runs[0].config, min(_max_length(each.config) for each in runs))
+        return cls(engine, codecs[0], runs[0].config, min(_max_length(each.config) for each in runs), engine.name)
 
     @classmethod
     def _load_exported(cls, path: Path, device: str, threads: int | None) -> Translator:
@@ -130,7 +138,7 @@ class Translator:
             if device not in ("auto", "cpu"):
                 raise UserError(f"--device is '{device}'; exported to ONNX, a model runs on cpu.")
             engine = ModelEngine(engines.OnnxModel(path, config, threads), devices.choose("cpu"))
-        return cls(engine, codecs, config, _max_length(config))
+        return cls(engine, codecs, config, name=str(path.resolve()))
 
     def decoding(self, **changes: Any) -> Decoding:
         """The run's way of decoding, with some values changed. Raises UserError for an impossible one."""

@@ -23,7 +23,7 @@ SOURCES = [path for folder in ("mtcli", "data", "benchmarks") for path in sorted
 # A file imports only from floors below its own: neighbours on a floor do not know each other.
 FLOORS = [
     "errors",
-    "yamls distributed devices signals",
+    "yamls distributed devices signals output",
     "explain bar",
     "config",
     "corpus tokenizers vocab metrics loss optim models.base models.layers models.attention",
@@ -34,7 +34,7 @@ FLOORS = [
     "inference",
     "translator",
     "evaluation diagnosis",
-    "trainer export",
+    "trainer export average",
     "cli",
     "__init__ __main__",
 ]
@@ -42,7 +42,7 @@ FLOOR = {module: number for number, names in enumerate(FLOORS) for module in nam
 
 # With these alone a translator runs that was exported for other engines, on a machine without torch.
 WITHOUT_TORCH = (
-    "__init__ cli errors yamls explain config defaults distributed corpus tokenizers vocab codec metrics translator".split()
+    "__init__ cli errors yamls explain config defaults distributed corpus tokenizers vocab codec metrics translator output".split()
 )
 
 

@@ -1,0 +1,486 @@
+"""Translating in practice: long lines, files that were interrupted, ensembles, prefixes, unknown words, averages."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, strategies as st
+
+import tiny
+from mtcli import Translator, average, config as configs, output, translator as translating
+from mtcli.checkpoint import Run
+from mtcli.errors import UserError
+from mtcli.inference import Ensemble, ModelEngine
+from mtcli.models import build_model
+from mtcli.models.base import select_rows
+from mtcli.trainer import Trainer
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+SOURCES = [source for source, _ in tiny.pairs(30, seed=2)]
+MODELS = {
+    "gru": {"model": "gru"},
+    "transformer": {"model": "transformer", "data": {"max_length": 12}},
+    "learned": {"model": {**tiny.MODELS["transformer"], "positions": "learned", "max_positions": 40}},
+    "word": {"model": "gru", "tokenizer": {"type": "word", "min_count": 2}},
+    "subword": {"model": "gru", "tokenizer": {"type": "subword", "vocabulary_size": 300}},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Callable[..., Path]:
+    """Trains a run of MODELS once, with a seed of one's choice."""
+    folder = tmp_path_factory.mktemp("practice")
+    tiny.write(folder)
+
+    def run(kind: str, seed: int = 1, **training) -> Path:
+        path = folder / "-".join([kind, str(seed), *map(str, training.values())])
+        if not path.exists():
+            options = dict(MODELS[kind])
+            model = options.pop("model")
+            whole = tiny.config(folder, "gru", **options, training={"seed": seed, **training})
+            whole["model"] = tiny.MODELS.get(model, model) if isinstance(model, str) else model
+            text = json.dumps(whole)
+            Trainer(Run.create(path, text, configs.loads(text, "test")), torch.device("cpu")).train()
+        return path
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def load(runs) -> Callable[..., Translator]:
+    def load(*kinds: str) -> Translator:
+        translator = Translator.load([runs(kind) for kind in kinds], device="cpu")
+        translator.engine.model.double()
+        return translator
+
+    return load
+
+
+# ---------------------------------------------------------------------------------------------------------- long lines
+
+
+def plain(max_length: int) -> Translator:
+    """A translator that only cuts: a character is a token."""
+    tokenizer = SimpleNamespace(tokenize=list)
+    return Translator(None, (SimpleNamespace(tokenizer=tokenizer),) * 2, None, max_length)
+
+
+def cut(text: str, max_length: int) -> list[str]:
+    return ["".join(tokens) for tokens in plain(max_length)._cut(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "max_length", "parts"),
+    [
+        ("One two. Three four? “Five!” Six", 15, ["One two.", "Three four?", "“Five!”", "Six"]),
+        ("Approx. ten and 3.5 of it. So there", 30, ["Approx. ten and 3.5 of it.", "So there"]),
+        ("一二三。四五？」六七", 6, ["一二三。", "四五？」", "六七"]),
+        ("one two, three four, five six", 21, ["one two, three four,", "five six"]),
+        ("one two three four", 9, ["one two", "three", "four"]),
+        ("abcdefghij", 4, ["abcd", "efgh", "ij"]),
+    ],
+)
+def test_long_lines_are_cut_where_it_hurts_least(text, max_length, parts):
+    assert cut(text, max_length) == parts
+
+
+@given(st.text("ab .,!。，\u3000", max_size=80), st.integers(1, 12))
+def test_cutting_loses_nothing_but_white_space_and_every_piece_is_short(text, max_length):
+    parts = cut(text, max_length)
+    assert "".join("".join(parts).split()) == "".join(text.split())
+    assert all(0 < len(part) <= max_length for part in parts)
+
+
+def test_cutting_takes_time_in_proportion_to_the_text():
+    for text in ("." * 200_000, " " * 200_000 + "x", ".)" * 100_000, "a," * 100_000, "a " * 100_000):
+        assert cut(text, 50)  # a quadratic pattern would take minutes
+
+
+def test_a_long_line_is_the_sum_of_its_sentences_with_a_warning(load, caplog):
+    translator = load("transformer")
+    sentences = ["abc def.", "fed cba!", "bad cab?"]
+    alone = translator.translate(sentences)
+    caplog.clear()
+    first, whole = translator.translate(["ab", " ".join(sentences)], attention=True)
+    assert "Line 2 has 26 tokens" in caplog.text and "Line 1" not in caplog.text and "3 pieces" in caplog.text
+    assert whole.text == " ".join(each.text for each in alone if each.text)
+    together = sum(each.hypotheses[0].log_probability for each in alone)
+    assert whole.hypotheses[0].log_probability == pytest.approx(together, abs=1e-9)
+    assert whole.hypotheses[0].attention is None and first.hypotheses[0].attention is not None
+
+
+def test_no_space_between_the_sentences_of_a_script_without():
+    def parts(*texts):
+        return [[translating.Hypothesis(text, -1.0, -2.0, list(text))] for text in texts]
+
+    joined = translating._joined(parts("苹果。", "梨。", "OK.", "", "Yes."))
+    assert joined[0].text == "苹果。梨。OK. Yes." and joined[0].log_probability == -10
+
+
+def test_no_line_is_too_long_for_learned_positions(load, caplog):
+    translator = load("learned")
+    lines = ["abc " * 100, "a" * 500, "abcdef" * 6]
+    found = translator.translate(lines, max_length_ratio=5, min_length_ratio=5)
+    assert len(found) == 3
+    assert all(f"Line {line}" in caplog.text for line in (1, 2)) and "Line 3" not in caplog.text
+    assert len(found[2].hypotheses[0].tokens) <= 39
+    with pytest.raises(UserError, match="target of pair 2 has 50 tokens; the model has positions for 39"):
+        list(translator.score([("a", "b"), ("a", "b" * 50)]))
+
+
+def test_what_is_no_line_of_text_is_named(load):
+    translator = load("gru")
+    with pytest.raises(UserError, match="Line 2 holds a line end"):
+        translator.translate(["a", "b\nc"])
+    with pytest.raises(UserError, match="Line 1: Character 2 of the text is the lone surrogate"):
+        translator.translate(["a\udc80"])
+    with pytest.raises(UserError, match="source of pair 1 holds a line end"):
+        list(translator.score([("a\n", "b")]))
+    with pytest.raises(TypeError, match="Line 1 is of type bytes"):
+        translator.translate([b"a"])
+
+
+# ----------------------------------------------------------------------------------------------- hypotheses and scores
+
+
+@pytest.mark.parametrize("kind", ["gru", "transformer", "subword", "word"])
+def test_hypotheses_differ_and_forced_decoding_confirms_their_scores(load, kind):
+    translator = load(kind)
+    decoding = translator.decoding(beam_size=6)
+    for translation in translator.translate(SOURCES[:12], decoding=decoding, n_best=4):
+        texts = [each.text for each in translation.hypotheses]
+        assert len(set(texts)) == len(texts) and (len(texts) == 4 or kind == "subword")
+        scores = [each.score for each in translation.hypotheses]
+        assert scores == sorted(scores, reverse=True)
+        for each, tokens in zip(
+            translation.hypotheses,
+            translator.score((translation.source, each.tokens) for each in translation.hypotheses),
+        ):
+            assert sum(tokens) == pytest.approx(each.log_probability, abs=1e-6)
+            assert sum(tokens) / decoding.length_penalty.divisor(len(tokens)) == pytest.approx(each.score, abs=1e-6)
+
+
+def test_of_two_ways_to_write_a_text_the_better_one_counts(load, monkeypatch):
+    translator = load("gru")
+    ids = translator.codecs[1].vocabulary.encode("AB")
+    asked = []
+
+    def search(sources, decoding, *, n_best, **_):
+        asked.append(n_best)
+        found = [([ids[0]], -1.0), ([ids[0]], -2.0), ([ids[1]], -3.0), (ids, -4.0)]
+        return [[SimpleNamespace(tokens=t, score=s, log_probability=s, attention=None) for t, s in found[:n_best]]] * len(sources)
+
+    monkeypatch.setattr(translator, "engine", SimpleNamespace(search=search))
+    found = translator.translate(["a"], beam_size=4, n_best=2)[0].hypotheses
+    assert [(each.text, each.score) for each in found] == [("A", -1.0), ("B", -3.0)] and asked == [4]
+    assert len(translator.translate(["a"], sampling={}, n_best=2)[0].hypotheses) == 2  # samples stay as they fall
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("gru", "AB "), ("transformer", "FED"), ("word", "AB"), ("subword", "FE")])
+def test_a_prefix_begins_every_translation(load, kind, prefix):
+    translator = load(kind)
+    if kind == "word":
+        prefix = translator.codecs[1].vocabulary.tokens[7].strip("￭")
+    for translation in translator.translate(SOURCES, n_best=3, prefix=prefix):
+        assert all(each.text.startswith(prefix.strip()) for each in translation.hypotheses)
+    assert texts(translator.translate(SOURCES[:5], prefix=" ")) == texts(translator.translate(SOURCES[:5]))
+    assert translator.translate([""], prefix=prefix)[0].text == ""
+
+
+def test_a_prefix_begins_only_the_first_piece_of_a_line(load):
+    translator = load("transformer")
+    whole = translator.translate(["abc def. fed cba!"], prefix="FED")[0].text
+    assert whole.startswith("FED")
+    assert whole.endswith(translator.translate(["fed cba!"])[0].text)
+
+
+def test_an_impossible_prefix_is_refused(load):
+    with pytest.raises(UserError, match="prefix holds '苹', which is not in the target vocabulary"):
+        load("gru").translate(["a"], prefix="A苹")
+    with pytest.raises(UserError, match="prefix has 50 tokens; the model writes 39"):
+        load("learned").translate(["a"], prefix="A" * 50)
+    with pytest.raises(UserError, match="prefix holds a line end"):
+        load("gru").translate(["a"], prefix="A\nB")
+
+
+def texts(translations) -> list[list[str]]:
+    return [[hypothesis.text for hypothesis in translation.hypotheses] for translation in translations]
+
+
+# ------------------------------------------------------------------------------------------------------- unknown words
+
+
+def test_an_unknown_word_is_the_source_word_that_was_looked_at(load, monkeypatch):
+    translator = load("word")
+    known_id, known = 5, translator.codecs[1].vocabulary.tokens[5]
+
+    def search(sources, decoding, *, attention, **_):
+        assert attention and decoding.generate_unknown
+        rows = [[0.1, 0.7, 0.1, 0.1], [0.6, 0.2, 0.1, 0.1], [0.0, 0.1, 0.3, 0.6], [0, 0, 0, 1]]
+        tokens = [translating.UNK, known_id, translating.UNK, translating.EOS]
+        return [[SimpleNamespace(tokens=tokens, score=-1.0, log_probability=-1.0, attention=rows)] for _ in sources]
+
+    monkeypatch.setattr(translator, "engine", SimpleNamespace(search=search))
+    found = translator.translate(["one (two"], replace_unknown=True)[0].hypotheses[0]  # one, (￭, two and the end
+    assert found.tokens == ["<unk>", known, "<unk>"] and found.attention is None
+    assert found.text.split()[0] == "(" and found.text.split()[-1] == "two"
+
+
+def test_unknown_words_are_really_replaced(load):
+    translator = load("word")
+    with_unknown = translator.translate(SOURCES, generate_unknown=True)
+    assert any("<unk>" in each.text for each in with_unknown)
+    replaced = translator.translate(SOURCES, replace_unknown=True)
+    for before, after in zip(with_unknown, replaced):
+        assert "<unk>" not in after.text and after.hypotheses[0].tokens == before.hypotheses[0].tokens
+        if "<unk>" in before.text:
+            assert any(word in after.text for word in before.source.split())
+
+
+def test_of_subwords_the_whole_source_word_is_meant(load):
+    translator = load("subword")
+    tokens = translator.codecs[0].tokenizer.tokenize("fade bead")
+    first = tokens.index("▁", 1) if "▁" in tokens[1:] else next(i for i in range(1, len(tokens)) if tokens[i][0] == "▁")
+    assert [translator._source_word(tokens, i) for i in range(len(tokens))] == ["fade"] * first + ["bead"] * (len(tokens) - first)
+
+
+def test_where_there_are_no_unknown_words_or_no_attention_it_is_said(load, runs, caplog, monkeypatch):
+    load("subword").translate(["a"], replace_unknown=True)
+    assert "no unknown words" in caplog.text
+    monkeypatch.setitem(MODELS, "blind", {"model": {**tiny.MODELS["gru"], "attention": "none"}, "tokenizer": {"type": "word"}})
+    with pytest.raises(UserError, match="no attention"):
+        load("blind").translate(["a"], replace_unknown=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ ensemble
+
+
+def test_an_ensemble_of_one_model_twice_is_that_model(load):
+    one, twice = load("gru"), load("gru", "gru")
+    options = {"n_best": 3, "attention": True}
+    for alone, together in zip(one.translate(SOURCES, **options), twice.translate(SOURCES, **options)):
+        assert texts([alone]) == texts([together])
+        for a, b in zip(alone.hypotheses, together.hypotheses):
+            assert a.score == pytest.approx(b.score, abs=1e-9)
+            assert torch.tensor(a.attention).allclose(torch.tensor(b.attention), atol=1e-6)
+
+
+def test_an_ensemble_takes_the_mean_of_probabilities_and_members_of_different_kinds(load):
+    members = load("gru"), load("transformer")
+    ensemble = load("gru", "transformer")
+    pairs = tiny.pairs(10, seed=3)
+    for one, two, both in zip(*(translator.score(pairs) for translator in (*members, ensemble))):
+        for a, b, mean in zip(one, two, both):
+            assert math.exp(mean) == pytest.approx((math.exp(a) + math.exp(b)) / 2, rel=1e-6)
+    found = ensemble.translate(SOURCES[:8], n_best=3)
+    assert ensemble.max_length == 12  # the least of its members'
+    for translation in found:
+        for each, tokens in zip(
+            translation.hypotheses, ensemble.score((translation.source, each.text) for each in translation.hypotheses)
+        ):
+            assert sum(tokens) == pytest.approx(each.log_probability, abs=1e-6)
+
+
+def test_an_ensemble_keeps_the_contract_of_models():
+    parts = [
+        configs.Recurrent(embedding_size=8, hidden_size=8, attention="none"),
+        configs.Transformer(hidden_size=8, feed_forward_size=8, heads=2, encoder_layers=1, decoder_layers=1),
+    ]
+    model = Ensemble([build_model(part, 9, 9) for part in parts]).double().eval()
+    source, target = torch.randint(4, 9, (2, 5)), torch.randint(4, 9, (2, 6))
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    with torch.inference_mode():
+        taught = model.project(model(source, mask, target))
+        memory = model.encode(source, mask)
+        rows = torch.arange(2).repeat_interleave(3)  # three hypotheses of each sentence share its memory
+        state = select_rows(model.init_state(memory), rows)
+        for step in range(6):
+            logits, state, weights = model.decode_step(target[rows, step], state, memory, True)
+            assert logits.allclose(taught[rows, step], atol=1e-9)
+            assert weights.shape == (6, 5) and weights.sum(1).allclose(torch.ones(6).double())
+    assert taught.exp().sum(-1).allclose(torch.ones(2, 6).double())
+
+
+def test_models_with_other_vocabularies_are_no_ensemble(runs):
+    with pytest.raises(UserError, match="different source vocabularies or tokenizers"):
+        Translator.load([runs("gru"), runs("word")], device="cpu")
+
+
+# ------------------------------------------------------------------------------------------------------------- average
+
+
+def test_an_average_is_the_mean_of_weights_and_a_run_of_its_own(runs, tmp_path):
+    run = Run.open(runs("gru", 1, keep_checkpoints=5))
+    updates = average.choose(run)
+    assert updates == run.checkpoints() == [7, 14, 20] and average.choose(run, last=2) == [14, 20]
+    weights = average.average(run, updates)
+    for name, tensor in weights.items():
+        parts = [run.load_checkpoint(update, training=False).model[name] for update in updates]
+        assert torch.allclose(tensor, sum(parts) / 3, atol=1e-6) and tensor.dtype == parts[0].dtype
+    made = average.write(run, updates, weights, tmp_path / "mean")
+    translator = Translator.load(tmp_path / "mean", device="cpu")
+    own = average.validate(run, weights, torch.device("cpu"))
+    pairs = tiny.pairs(8, seed=1)
+    tokens = [each for scores in translator.score(pairs) for each in scores]
+    assert own["loss"] == pytest.approx(-sum(tokens) / len(tokens), abs=1e-6) and "chrf" in own
+    assert made.config == run.config
+    with pytest.raises(UserError, match="is there already"):
+        average.write(run, updates, weights, tmp_path / "mean")
+    job = Trainer(made, torch.device("cpu"))
+    job.train()  # where the run was: finished
+    assert job.progress.update == 20 and torch.equal(job.model.state_dict()["readout.weight"], weights["readout.weight"])
+
+
+def test_the_best_are_those_of_the_runs_own_measure_and_there_must_be_enough(runs):
+    run = Run.open(runs("gru", 1, keep_checkpoints=5))
+    losses = {entry["update"]: entry["validation"]["loss"] for entry in run.read_log() if "validation" in entry}
+    assert average.choose(run, best=2) == sorted(sorted(losses, key=losses.__getitem__)[:2])
+    with pytest.raises(UserError, match=r"3 checkpoints \(7, 14, 20\).*4 needs more.*keep_checkpoints, which is 5"):
+        average.choose(run, last=4)
+    with pytest.raises(UserError, match="an average of 2 needs more"):
+        average.choose(Run.open(runs("gru", 1, keep_checkpoints=1, validate_every=20)))
+
+
+# -------------------------------------------------------------------------------------------------- the command itself
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "mtcli", *map(str, arguments)]
+
+
+def mtcli(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run(command(*arguments), capture_output=True, env=ENVIRONMENT)
+    assert done.returncode == status, done.stderr.decode()
+    return done
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--n-best", "3"]], ids=["text", "json", "n-best"])
+def test_a_killed_translation_continues_to_the_same_bytes(runs, tmp_path, options):
+    lines = [*SOURCES, "", "abc. def!"] * 90
+    source, target, part = tmp_path / "in", tmp_path / "out", tmp_path / "out.part"
+    source.write_text("".join(f"{line}\n" for line in lines))
+    base = ["translate", "--run", runs("transformer"), "--input", source, *options, "--beam-size", "3"]
+    mtcli(*base, "--output", tmp_path / "whole")
+    process = subprocess.Popen(command(*base, "--output", target), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    while not (part.exists() and part.stat().st_size) and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not target.exists()
+    os.truncate(part, part.stat().st_size - 3)  # as if a line had been torn, in the middle of a pool
+    told = mtcli(*base, "--output", target, "--resume").stderr.decode()
+    assert "continuing after line" in told and "continuing after line 0" not in told
+    assert target.read_bytes() == (tmp_path / "whole").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out", "whole"}
+    assert "whole already" in mtcli(*base, "--output", target, "--resume").stderr.decode()
+
+
+def test_what_was_begun_otherwise_is_not_continued(runs, tmp_path):
+    (tmp_path / "in").write_text("a\nb\n")
+    base = ["translate", "--run", runs("gru"), "--input", tmp_path / "in"]
+    assert "--output" in mtcli(*base, "--resume", status=2).stderr.decode()
+    output_file = tmp_path / "out"
+    told = mtcli(*base, "--output", output_file, "--resume").stderr.decode()
+    assert "beginning" in told and output_file.exists()
+    (tmp_path / "bad").write_bytes(b"a\n" * 3000 + b"\xff\n")
+    base = ["translate", "--run", runs("gru"), "--input", tmp_path / "bad", "--output", tmp_path / "out2", "--beam-size", "1"]
+    assert "--resume continues it" in mtcli(*base, status=1).stderr.decode()
+    assert (tmp_path / "out2.part").read_bytes().count(b"\n") == 2048
+    told = mtcli(*base[:-1], "2", "--resume", status=1).stderr.decode()
+    assert "begun with another task" in told and "decoding.beam_size: 1 -> 2" in told
+    (tmp_path / "out2.part.json").unlink()
+    assert "missing or damaged" in mtcli(*base, "--resume", status=1).stderr.decode()
+
+
+def test_score_agrees_with_translate(runs, tmp_path):
+    run = runs("transformer")
+    found = mtcli("translate", "--run", run, "--n-best", "4", "--json", "abc", "fed").stdout.decode().splitlines()
+    hypotheses = [(line["source"], each) for line in map(json.loads, found) for each in line["hypotheses"]]
+    data = tmp_path / "pairs.tsv"
+    data.write_text("".join(f"{source}\t{each['text']}\n" for source, each in hypotheses))
+    scored = [json.loads(line) for line in mtcli("score", "--run", run, "--data", data, "--json").stdout.splitlines()]
+    assert len(scored) == 8
+    for (_, each), own in zip(hypotheses, scored, strict=True):
+        assert own["score"] == pytest.approx(each["score"], abs=1e-4)
+        assert own["log_probability"] == pytest.approx(each["log_probability"], abs=1e-4)
+        assert own["tokens"] == each["tokens"] and len(own["token_log_probabilities"]) == len(own["tokens"]) + 1
+    table = mtcli("score", "--run", run, "--data", data).stdout.decode().splitlines()
+    assert [float(line.split("\t")[0]) for line in table] == pytest.approx([own["log_probability"] for own in scored], abs=1e-5)
+    for arguments in ([], ["--source", data], ["--data", data, "--source", data]):
+        assert "--source and --target" in mtcli("score", "--run", run, *arguments, status=2).stderr.decode()
+
+
+def test_average_says_what_it_does_to_validation(runs, tmp_path):
+    run = runs("gru", 1, keep_checkpoints=5)
+    done = mtcli("average", "--run", run, "--output", tmp_path / "mean", "--last", "3")
+    head, before, after = done.stdout.decode().splitlines()
+    assert head.split()[:3] == ["validation", "loss", "perplexity"]
+    assert before.startswith("best checkpoint") and after.startswith("average")
+    shown = float(after.split()[1])
+    assert Run(tmp_path / "mean").best == {"update": 20, "metric": "loss", "value": pytest.approx(shown, rel=1e-3)}
+    mtcli("translate", "--run", tmp_path / "mean", "--run", run, "--prefix", "A", "abc")
+
+
+def test_translating_a_word_loads_no_more_than_it_needs(runs):
+    program = (
+        f"import sys; sys.argv = ['mtcli', 'translate', '--run', {str(runs('gru'))!r}, 'abc']\n"
+        "from mtcli import cli\ntry:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch._dynamo', 'sympy', 'sacrebleu', 'torch.utils.tensorboard', 'rich', 'mtcli.optim')"
+        " if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_progress_counts_the_lines_of_a_file(tmp_path):
+    for content, count in [(b"", 0), (b"a", 1), (b"a\n", 1), (b"a\nb", 2)]:
+        (tmp_path / "lines").write_bytes(content)
+        assert output._count_lines(tmp_path / "lines") == count
+    assert output._count_lines(tmp_path) is None
+
+
+def test_a_bar_shows_speed_and_time_left_on_a_terminal(runs, tmp_path):
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    import fcntl
+
+    (tmp_path / "in").write_text("abc\n" * 50)
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    arguments = command("translate", "--run", runs("gru"), "--input", tmp_path / "in", "--output", tmp_path / "out")
+    process = subprocess.Popen(arguments, stderr=slave, env={**ENVIRONMENT, "TERM": "dumb"})
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(master, 1000)
+        except OSError:
+            break
+    os.close(master)
+    assert process.wait() == 0
+    assert b"50/50" in shown and b"lines/s" in shown
+
+
+def test_memory_holds_a_pool_and_not_the_file(load):
+    translator = load("gru")
+    read = 0
+
+    def lines():
+        nonlocal read
+        while True:
+            read += 1
+            yield "abc"
+
+    list(islice(translator.stream(lines(), beam_size=1), translating.POOL_LINES + 1))
+    assert read == 2 * translating.POOL_LINES
