@@ -11,13 +11,15 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
+from random import Random
 
 import sentencepiece
 
 from .config import Characters, Subwords, Words
 from .errors import UserError
+from .segmentation import BPEDropout, UnigramSampling
 
 log = logging.getLogger("mtcli")
 
@@ -156,6 +158,11 @@ class SubwordTokenizer(Tokenizer):
         super().__init__(config)
         self.processor = processor
         self.samples = config.dropout > 0
+        if self.samples:
+            special = processor.is_control, processor.is_unknown, processor.is_byte
+            ids = [id for id in range(len(processor)) if not any(kind(id) for kind in special)]
+            self._pieces = {processor.id_to_piece(id): processor.get_score(id) for id in ids}
+            self._segment = {"bpe": BPEDropout, "unigram": UnigramSampling}[config.algorithm](self._pieces, config.dropout)
 
     @classmethod
     def train(cls, config: Subwords, lines: Iterable[str]) -> SubwordTokenizer:
@@ -176,10 +183,9 @@ class SubwordTokenizer(Tokenizer):
                 failures.append(error)
                 raise
 
-        seed_sampling(0)
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=chunks(),
+                sentence_iterator=_draw(chunks(), cls.SENTENCES),
                 model_writer=model,
                 model_type=config.algorithm,
                 vocab_size=config.vocabulary_size,
@@ -188,7 +194,6 @@ class SubwordTokenizer(Tokenizer):
                 byte_fallback=True,
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
-                input_sentence_size=cls.SENTENCES,
                 max_sentence_length=2**30,  # bytes: none is left out
                 num_threads=cls.THREADS,
                 minloglevel=2,
@@ -227,9 +232,11 @@ class SubwordTokenizer(Tokenizer):
     def sample(self, text: str) -> list[str]:
         if not self.samples:
             return self.tokenize(text)
-        return self.processor.encode(
-            _escape(self.normalize(text)), out_type=str, enable_sampling=True, alpha=self.config.dropout, nbest_size=-1
-        )
+        tokens = []
+        for word in _words(_escape(self.normalize(text))):
+            for piece in self._segment(word, _random):
+                tokens += [piece] if piece in self._pieces else [f"<0x{byte:02X}>" for byte in piece.encode()]
+        return tokens
 
     def detokenize(self, tokens: Sequence[str]) -> str:
         return _unescape(self.processor.decode(list(tokens))).replace("\n", " ")  # bytes can spell a line end
@@ -238,14 +245,32 @@ class SubwordTokenizer(Tokenizer):
         return [self.processor.id_to_piece(id) for id in range(len(self.processor))]
 
 
+def _draw(items: Iterator[str], count: int) -> Iterator[str]:
+    """``count`` of the items at random, each as likely as any other, or all in order if there are no more; always the
+    same ones, which sentencepiece's own sampling does not promise (Vitter 1985, algorithm R)."""
+    drawn, random = list(islice(items, count)), Random(0)
+    for number, item in enumerate(items, count + 1):
+        if (place := random.randrange(number)) < count:
+            drawn[place] = item
+    yield from drawn
+
+
 def seed_sampling(seed: int) -> None:
-    """Seed what `SubwordTokenizer.sample` draws from. Holds for the calling thread alone."""
-    sentencepiece.set_random_generator_seed(seed)
+    """Seed what `SubwordTokenizer.sample` draws from: the same segmentations follow, in every process."""
+    _random.seed(seed)
+
+
+_random = Random()
 
 
 SPECIAL = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>"}  # ids 0 to 3, as in every vocabulary
 SPACE = "\u2581"  # ▁, sentencepiece's sign for a space
 ESCAPE = "\x1b"
+
+
+def _words(text: str) -> list[str]:
+    """Escaped text as sentencepiece cuts it before it looks for pieces: at every space, which begins a word."""
+    return re.findall(f"{SPACE}[^{SPACE}]*", SPACE + text.replace(" ", SPACE)) if text else []
 
 
 def _escape(text: str) -> str:

@@ -24,7 +24,7 @@ SOURCES = [path for folder in ("mtcli", "data", "benchmarks") for path in sorted
 FLOORS = [
     "errors",
     "yamls distributed devices signals output",
-    "explain bar",
+    "explain bar segmentation",
     "config",
     "corpus tokenizers vocab metrics loss optim models.base models.layers models.attention",
     "codec defaults models.*",  # models.*: every model, each a file in models/
