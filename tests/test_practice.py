@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -442,6 +443,17 @@ def test_translating_a_word_loads_no_more_than_it_needs(runs):
     )
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_the_python_in_the_readme_runs(runs, tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    program = readme.split("```python\n")[1].split("```")[0]
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(runs("gru"), tmp_path / "runs/words")
+    (tmp_path / "a.en").write_text("abc\nfed\n")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 4
 
 
 def test_progress_counts_the_lines_of_a_file(tmp_path):
