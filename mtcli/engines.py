@@ -97,6 +97,7 @@ class Draft:
     """A hypothesis of CTranslate2: ids without EOS; ``log_probability`` is of what it was allowed to write."""
 
     tokens: list[int]
+    steps: int  # in which it was written, EOS's too
     log_probability: float
     attention: Any  # lists of numbers, or None
 
@@ -140,7 +141,7 @@ class CTranslate2Engine:
     ) -> list[list[Found]]:
         """The best hypotheses of each source, as `ModelEngine.search`. Raises UserError for sampling.
 
-        The engine knows one length limit for all: sentences whose hypotheses go beyond their own are done again.
+        The engine knows one length limit for all: sentences that came as far as their own are done again with that.
         """
         if decoding.sampling is not None:
             raise UserError(
@@ -149,11 +150,13 @@ class CTranslate2Engine:
             )
         bounds = [self._bounds(len(source), len(prefix), decoding) for source in sources]
         drafts: dict[int, list[Draft]] = {}
+        again: list[int] = []
         for rows in _grouped(range(len(sources)), lambda row: bounds[row][0]):
             most = max(bounds[row][1] for row in rows)
             drafts |= self._translate(rows, sources, bounds[rows[0]][0], most, decoding, attention, prefix)
-        beyond = [row for row in drafts if any(len(draft.tokens) > bounds[row][1] for draft in drafts[row])]
-        for rows in _grouped(beyond, bounds.__getitem__):
+            shorter = [row for row in rows if bounds[row][1] < most]
+            again += [row for row in shorter if any(draft.steps >= bounds[row][1] for draft in drafts[row])]
+        for rows in _grouped(again, bounds.__getitem__):
             drafts |= self._translate(rows, sources, *bounds[rows[0]], decoding, attention, prefix)
 
         divisor = decoding.length_penalty.divisor
@@ -224,7 +227,8 @@ class CTranslate2Engine:
                 log_probability = score * max(1, len(tokens)) ** alpha
                 ids = [self.target_ids[token] for token in tokens]
                 weights = result.attention[index] if attention else None
-                drafts[row].append(Draft([id for id in ids if id != EOS][:most], log_probability, weights))
+                written = [id for id in ids if id != EOS][:most]
+                drafts[row].append(Draft(written, len(tokens), log_probability, weights))
         if attention:
             self._complete(drafts, sources)
         return drafts

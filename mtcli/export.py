@@ -320,17 +320,21 @@ def _write_graph(
 ) -> None:
     """Trace a module over named tensors; ``sizes`` and ``outputs`` name the axes whose sizes vary, and the outputs."""
     onnx = engines.require("onnx")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(inputs.values()),
-            dynamo=True,
-            dynamic_shapes={"tensors": tuple(sizes.values())},
-            input_names=list(inputs),
-            output_names=list(outputs),
-            verbose=False,
-        )
+    logging.disable(logging.WARNING)  # the exporter talks about itself at length
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                dynamic_shapes={"tensors": tuple(sizes.values())},
+                input_names=list(inputs),
+                output_names=list(outputs),
+                verbose=False,
+            )
+    finally:
+        logging.disable(logging.NOTSET)
     graph = program.model_proto
     del graph.graph.value_info[:]  # sizes inferred within; those of a recurrent layer are wrong where they vary
     for output in graph.graph.output:
