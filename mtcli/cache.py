@@ -37,12 +37,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
-from .codec import Codec, fingerprint
+from .codec import Codec, fingerprint, restore, save
 from .config import TSV, Plain, name_of
 from .corpus import Pair, read_pairs
 from .errors import UserError
@@ -66,6 +67,8 @@ def load(folder: Path, corpora: Sequence[Corpus], codecs: Codecs, max_length: in
     Pairs with a blank side, and pairs with more than ``max_length`` tokens on a side, EOS not counted, are left out and
     counted in a warning. Raises UserError where a corpus gives no pair, cannot be read, or the cache cannot be written.
     """
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link; a run holds its files itself. It was not followed.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         digests = _digests(folder, corpora)
@@ -349,7 +352,10 @@ def _encoder(codecs: Codecs, max_length: int, workers: int) -> Iterator[Any]:
         yield lambda chunks: (_encode(chunk, codecs, max_length) for chunk in chunks)
         return
     spawn = multiprocessing.get_context("spawn")  # a fork of a process that has threads may hang
-    pool = ProcessPoolExecutor(workers, spawn, _start_worker, (codecs, max_length))
+    folder = TemporaryDirectory()
+    save(Path(folder.name), *codecs)
+    settings = folder.name, [codec.tokenizer.config for codec in codecs], codecs[0] is codecs[1], max_length
+    pool = ProcessPoolExecutor(workers, spawn, _start_worker, settings)
 
     def encode(chunks: Iterable[list[Pair]]) -> Iterator[Encoded]:
         waiting: deque = deque()
@@ -366,11 +372,12 @@ def _encoder(codecs: Codecs, max_length: int, workers: int) -> Iterator[Any]:
         raise UserError("A process that turned text into ids died. Was it out of memory?") from None
     finally:
         pool.shutdown(cancel_futures=True)
+        folder.cleanup()
 
 
-def _start_worker(*settings: Any) -> None:
+def _start_worker(folder: str, tokenizers: list, shared: bool, max_length: int) -> None:
     global _settings
-    _settings = settings
+    _settings = restore(Path(folder), tokenizers, shared), max_length
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_follow_parent, daemon=True).start()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .config import Config
+from .config import Characters, Config, Subwords, Words
 from .errors import UserError
 from .tokenizers import TOKENIZERS, Tokenizer
 from .vocab import EOS, UNK, Vocabulary
@@ -111,10 +111,15 @@ def fingerprint(source: Codec, target: Codec) -> str:
 
 def load(folder: Path, config: Config) -> tuple[Codec, Codec]:
     """Read both sides back. Raises UserError where a file is missing or damaged."""
-    if config.shared_vocabulary:
-        codec = _load(folder, "shared", config.tokenizers[0])
+    return restore(folder, config.tokenizers, config.shared_vocabulary)
+
+
+def restore(folder: Path, tokenizers: Sequence[Characters | Words | Subwords], shared: bool) -> tuple[Codec, Codec]:
+    """As `load`, by nothing but the sections of the config that are the tokenizers'."""
+    if shared:
+        codec = _load(folder, "shared", tokenizers[0])
         return codec, codec
-    source, target = (_load(folder, name, part) for name, part in zip(("source", "target"), config.tokenizers))
+    source, target = (_load(folder, name, part) for name, part in zip(("source", "target"), tokenizers))
     return source, target
 
 

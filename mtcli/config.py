@@ -20,6 +20,8 @@ from .yamls import Path, dotted
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Beam = Annotated[int, Field(ge=1, le=1000)]
+Ratio = Annotated[float, Field(ge=0, le=100)]
 Layers = Annotated[int, Field(ge=1, le=1000)]
 Width = Annotated[int, Field(ge=1, le=2**17)]
 File = Annotated[str, Field(min_length=1, json_schema_extra={"format": "file"})]
@@ -393,7 +395,7 @@ class Training(Section):
     """Updates between two validations, or `epoch`."""
     validation_metrics: list[Literal["bleu", "chrf", "ter", "exact_match"]] = ["bleu", "chrf"]
     """Metrics on decoded validation text, beside loss and perplexity. Empty: nothing is decoded."""
-    validation_beam_size: Count = 1
+    validation_beam_size: Beam = 1
     """Beam of the decoding at validation; 1 is greedy search, which is fast."""
     best_by: Literal["loss", "perplexity", "bleu", "chrf", "ter", "exact_match"] = "loss"
     """What decides which checkpoint is best."""
@@ -435,7 +437,7 @@ class LengthPenalty(Section):
 
     type: Literal["none", "average", "gnmt"] = "gnmt"
     """average: length^alpha. gnmt: ((5 + length) / 6)^alpha (Wu et al. 2016, eq. 14)."""
-    alpha: Annotated[float, Field(ge=0)] = 1.0
+    alpha: Annotated[float, Field(ge=0, le=50)] = 1.0
 
     def divisor(self, length: int) -> float:
         """For a hypothesis of so many tokens, EOS included."""
@@ -458,16 +460,16 @@ class Sampling(Section):
 class Decoding(Section):
     """How translations are searched for."""
 
-    beam_size: Count = 5
+    beam_size: Beam = 5
     """1 is greedy search."""
     length_penalty: Annotated[
         LengthPenalty, Short(ByType.whole, lambda node: {"enum": ["none", "average", "gnmt"]})
     ] = LengthPenalty()
-    min_length_ratio: Annotated[float, Field(ge=0)] = 0.0
+    min_length_ratio: Ratio = 0.0
     """A translation has at least this many tokens for each of its own source's."""
-    max_length_ratio: Annotated[float, Field(ge=0)] = 2.0
+    max_length_ratio: Ratio = 2.0
     """A translation has at most this many tokens for each of its own source's, and `max_length_offset` more."""
-    max_length_offset: Annotated[int, Field(ge=0)] = 20
+    max_length_offset: Annotated[int, Field(ge=0, le=10_000)] = 20
     no_repeat_ngram: Annotated[int, Field(ge=0)] = 0
     """No sequence of so many tokens appears twice; 0: no limit."""
     generate_unknown: bool = False

@@ -469,7 +469,7 @@ def test_replace_checks_like_loading():
         replace(decoding, beam_size=0, beamsize=3)
     assert str(error.value).splitlines() == [
         "beamsize is not a key here. Did you mean 'beam_size'?",
-        "beam_size is 0; it must be a whole number >= 1.",
+        "beam_size is 0; it must be a whole number >= 1 and <= 1000.",
     ]
 
 

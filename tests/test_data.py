@@ -119,18 +119,18 @@ def test_a_corpus_counts_as_often_as_its_weight_says(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by /proc")
 def test_large_data_stays_on_disk(tmp_path):
-    """50 MB of ids are read, planned and made to batches; what is held beside the files is a few numbers a pair."""
+    """40 MB of ids are read, planned and made to batches; what is held beside the files is a few numbers a pair."""
 
     def anonymous() -> int:
         return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) << 10
 
     side = codec("".join(map(chr, range(97, 123))))
-    text = "abcdefghij" * 12
-    part = corpus(tmp_path / "a.tsv", *[(text, text)] * 100_000)
-    ParallelData.build([part], (side, side), 200, tmp_path / "cache")
+    text = "abcdefghij" * 24
+    part = corpus(tmp_path / "a.tsv", *[(text, text)] * 40_000)
+    ParallelData.build([part], (side, side), 250, tmp_path / "cache")
     before = anonymous()
-    data = ParallelData.build([part], (side, side), 200, tmp_path / "cache")
+    data = ParallelData.build([part], (side, side), 250, tmp_path / "cache")
     plan = plan_epoch(data.source_lengths, data.target_lengths, 4000, "tokens", 1, 0)
     for rows in plan[::100]:
         data.batch(rows)
-    assert anonymous() - before < 100 * len(data)  # bytes; the ids take 484
+    assert anonymous() - before < 200 * len(data)  # bytes; the ids take 964
