@@ -11,6 +11,7 @@ import io
 import logging
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -34,15 +35,26 @@ def read_lines(path: str | Path) -> Iterator[str]:
 
     Raises UserError where the file cannot be opened or decompressed, or a line is not UTF-8.
     """
+    with _open(path) as stream:
+        yield from read_stream(stream, str(path))
+
+
+def count_lines(path: str | Path) -> int:
+    """How many lines a file has, read without looking at what they say. Raises UserError."""
+    lines, end = 0, b"\n"
+    with _open(path) as stream:
+        while block := stream.read(1 << 20):
+            lines, end = lines + block.count(b"\n"), block[-1:]
+    return lines + (end != b"\n")
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[BinaryIO]:
     try:
-        with _open(path) as stream:
-            yield from read_stream(stream, str(path))
+        with io.BufferedReader(gzip.open(path)) if _suffix(path, ".gz") else open(path, "rb") as stream:
+            yield stream
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-
-
-def _open(path: str | Path) -> BinaryIO:
-    return io.BufferedReader(gzip.open(path)) if _suffix(path, ".gz") else open(path, "rb")
 
 
 def _suffix(path: str | Path, *suffixes: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import config as configs
 from .config import Config, Muon, Plain, Subwords, Transformer
-from .corpus import read_lines, read_pairs
+from .corpus import count_lines, read_pairs
 
 log = logging.getLogger("mtcli")
 
@@ -81,7 +81,7 @@ def _shown(value: Any) -> Any:
 
 
 def _count(part: configs.TSV | Plain) -> int:
-    return sum(1 for _ in read_lines(part.source if isinstance(part, Plain) else part.path))
+    return count_lines(part.source if isinstance(part, Plain) else part.path)
 
 
 def _written_alike(config: Config) -> bool:

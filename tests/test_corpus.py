@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mtcli.config import TSV, Plain
-from mtcli.corpus import Pair, read_evaluation, read_lines, read_pairs, read_stream
+from mtcli.corpus import Pair, count_lines, read_evaluation, read_lines, read_pairs, read_stream
 from mtcli.errors import UserError
 
 LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"))
@@ -31,12 +31,15 @@ def write(path: Path, *lines: str) -> str:
 @example(content="\ufeff")
 @example(content="\ufeff\r\na")
 @example(content="a\r\r\nb\rc\r")
-def test_lines_are_what_lies_between_line_feeds(content):
+def test_lines_are_what_lies_between_line_feeds(tmp_path, content):
     expected = content.encode().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not expected[-1]:
         expected.pop()
     expected = [line.removesuffix(b"\r").decode() for line in expected]
     assert list(read_stream(io.BytesIO(content.encode()), "text")) == expected
+    (tmp_path / "a").write_bytes(content.encode())
+    if content != "\ufeff":  # which is a line of bytes
+        assert count_lines(tmp_path / "a") == len(expected)
 
 
 @given(content=st.binary())
@@ -52,6 +55,7 @@ def test_any_bytes_give_lines_or_a_message(content):
 def test_gzip_is_read_by_name(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"\xef\xbb\xbfone\r\n\n") + gzip.compress(b"three"))
     assert list(read_lines(tmp_path / "a.gz")) == ["one", "", "three"]
+    assert count_lines(tmp_path / "a.gz") == 3
 
 
 def test_a_line_of_a_megabyte(tmp_path):
