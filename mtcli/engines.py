@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MANIFEST = "export.json"
 FORMATS = ("ctranslate2", "onnx")
 LARGEST_MANIFEST = 1 << 20  # bytes
+SCORED_AT_ONCE = 32  # sentences, by CTranslate2: 4 times as fast as 500, whose logits are fresh memory at every batch
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,8 @@ class CTranslate2Engine:
 
     def _complete(self, drafts: dict[int, list[Draft]], sources: Sequence[Sequence[int]]) -> None:
         """Attention with a row for EOS, also where a hypothesis was cut before it, and with EOS's own column."""
-        cut = [(row, draft) for row, each in drafts.items() for draft in each if len(draft.attention) <= len(draft.tokens)]
+        pairs = [(row, draft) for row, each in drafts.items() for draft in each]
+        cut = [(row, draft) for row, draft in pairs if len(draft.attention) <= len(draft.tokens)]
         if cut:
             results = self.translator.translate_batch(
                 [self._source(sources[row]) for row, _ in cut],
@@ -248,10 +250,9 @@ class CTranslate2Engine:
             )
             for (_, draft), result in zip(cut, results):
                 draft.attention = result.attention[0]
-        for each in drafts.values():
-            for draft in each:
-                rows = draft.attention[: len(draft.tokens) + 1]
-                draft.attention = [[*row, max(0.0, 1.0 - sum(row))] for row in rows]
+        for _, draft in pairs:
+            rows = draft.attention[: len(draft.tokens) + 1]
+            draft.attention = [[*row, max(0.0, 1.0 - sum(row))] for row in rows]
 
     def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probability of every id of each target, which ends in EOS (forced decoding), all as one batch."""
@@ -261,6 +262,7 @@ class CTranslate2Engine:
         results = self.translator.score_batch(
             [self._source(source) for source in sources],
             [[self.target_tokens[id] for id in target[:-1]] for target in targets],
+            max_batch_size=SCORED_AT_ONCE,
             max_input_length=0,
         )
         return [list(result.log_probs) for result in results]

@@ -110,7 +110,8 @@ def _refuse(config: Config, format: str, quantization: str, output: Path) -> Non
     if quantization not in QUANTIZATIONS:
         raise UserError(f"--quantization is '{quantization}'; choose {', '.join(QUANTIZATIONS)}.")
     if format == "ctranslate2" and config.model.type != "transformer":
-        raise UserError(f"CTranslate2 runs Transformers only, and this model is a {config.model.type}: use --format onnx.")
+        kind = config.model.type
+        raise UserError(f"CTranslate2 runs Transformers only, and this model is a {kind}: use --format onnx.")
     if format == "onnx" and quantization != "none":
         raise UserError(f"--quantization {quantization} goes with --format ctranslate2; ONNX is written in float32.")
     if os.path.lexists(output) and not (output.is_dir() and not os.listdir(output)) and not engines.is_exported(output):
@@ -287,7 +288,10 @@ def _write_onnx(model: Seq2Seq, folder: Path) -> None:
         attends = _step(model, source[:, 0], state, memory)[2] is not None
     outputs = {"logits": {}, **_named("next", dict.fromkeys(state, {})), **({"attention": {}} if attends else {})}
     many = {name: torch.stack([tensor] * hypotheses, 1) for name, tensor in state.items()}  # (B, K, …)
-    many_sizes = {name: {0: "B", 1: "K", **{a + 1: size for a, size in sizes.items() if a}} for name, sizes in state_sizes.items()}
+    many_sizes = {
+        name: {0: "B", 1: "K", **{axis + 1: size for axis, size in sizes.items() if axis}}
+        for name, sizes in state_sizes.items()
+    }
     _write_graph(
         DecoderGraph(model, list(state), list(memory)),
         {"tokens": torch.stack([source[:, 0]] * hypotheses, 1), **_named("state", many), **_named("memory", memory)},
@@ -388,7 +392,9 @@ def _compare(ours: ModelEngine, theirs: Any, sample: Sequence[tuple[list[int], l
 def _judge(parity: Parity, quantization: str) -> None:
     """Raises UserError where an exported model is not what was trained; also where it gives no number at all."""
     tolerance = TOLERANCE[quantization]
-    name, found = ("at most", parity.largest_difference) if quantization == "none" else ("on average", parity.mean_difference)
+    name, found = "on average", parity.mean_difference
+    if quantization == "none":
+        name, found = "at most", parity.largest_difference
     if not found <= tolerance:
         other = "" if quantization == "none" else " Choose another --quantization: int16, or none."
         raise UserError(
@@ -399,7 +405,7 @@ def _judge(parity: Parity, quantization: str) -> None:
 
 # -------------------------------------------------------------------------------------------------------------- README
 
-# By kind of tokenizer: what is needed to cut the source, how it is cut, what is needed for the target, how it is joined.
+# By kind of tokenizer: what is needed to cut the source, how it is cut, what the target needs, how it is joined.
 PLAIN = {
     "char": ([], "list(text)", [], '"".join(tokens)'),
     "word": (
@@ -424,10 +430,11 @@ def _readme(config: Config, format: str) -> str:
     text = f"A translator, {languages}, exported by mtcli, which runs it: `mtcli translate --run DIRECTORY`.\n\n"
     if format == "onnx":
         return text + (
-            "Without mtcli: `encoder.onnx` maps `source` (sentences × tokens; ids as in tokenizer/*.vocabulary.json, 3 at\n"
-            "the end) and `mask` (true where there is a token) to `memory.*` and to the first `state.*`. `decoder.onnx`\n"
-            "maps `tokens` (sentences × hypotheses; first 2, then what was written last), `state.*` (sentences ×\n"
-            "hypotheses × …) and `memory.*` to `logits` and to `next.*`, which is the next step's `state.*`.\n"
+            "Without mtcli: `encoder.onnx` maps `source` (sentences × tokens: ids, counted from 0 in the files\n"
+            "tokenizer/*.vocabulary.json, 3 at the end) and `mask` (true where there is a token) to `memory.*` and the\n"
+            "first `state.*`. `decoder.onnx` maps `tokens` (sentences × hypotheses: 2 at first, then what was written\n"
+            "last), `state.*` (sentences × hypotheses × …) and `memory.*` to `logits` and `next.*`, which is the next\n"
+            "step's `state.*`.\n"
         )
     source, target = config.tokenizers
     names = ("shared", "shared") if config.shared_vocabulary else ("source", "target")
@@ -446,8 +453,8 @@ def _readme(config: Config, format: str) -> str:
         'translator = ctranslate2.Translator(".")',
         f"tokens = {PLAIN[source.type][1]}",
         'never = [["<pad>"], ["<s>"]]',
-        f"[result] = translator.translate_batch([tokens], beam_size={config.decoding.beam_size}, disable_unk=True, suppress_sequences=never)",
-        "tokens = result.hypotheses[0]",
+        f"options = dict(beam_size={config.decoding.beam_size}, disable_unk=True, suppress_sequences=never)",
+        "tokens = translator.translate_batch([tokens], **options)[0].hypotheses[0]",
         f"print({PLAIN[target.type][3]})",
     ]
     return text + "Without mtcli, in this directory:\n\n```python\n" + "\n".join(lines) + "\n```\n"
