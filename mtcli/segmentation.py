@@ -26,6 +26,10 @@ class BPEDropout:
         self.ranks = {piece: rank for rank, piece in enumerate(sorted(scores, key=scores.__getitem__, reverse=True))}
         self.dropout = dropout
         self._whole = lru_cache(REMEMBERED)(lambda word: self._merge(word, math.inf, Random()))
+        self._made_of = scores, dropout
+
+    def __reduce__(self):
+        return type(self), self._made_of  # to other processes without what it remembers
 
     def __call__(self, word: str, random: Random) -> list[str]:
         """A segmentation of ``word``; a character that is no piece stands alone."""
@@ -76,6 +80,10 @@ class UnigramSampling:
         self.unknown = alpha * (min(scores.values(), default=0.0) + self.UNKNOWN)
         self.longest = max(map(len, scores), default=1)
         self._ways = lru_cache(REMEMBERED)(self._find_ways)
+        self._made_of = scores, alpha
+
+    def __reduce__(self):
+        return type(self), self._made_of  # to other processes without what it remembers
 
     def __call__(self, word: str, random: Random) -> list[str]:
         """A segmentation of ``word``; a character that is no piece stands alone."""

@@ -151,7 +151,7 @@ def test_a_signal_saves_and_the_same_command_continues(folder):
     assert process.wait() == 143
     assert "saved up to update" in rest and "mtcli train --config tiny.yaml --run runs/stopped" in rest
     changed = mtcli(folder, *command, "--set", "training.schedule=constant", status=1).stderr.decode()
-    assert "training.schedule.type: 'linear' -> 'constant'" in changed
+    assert "training.schedule.type: 'inverse_sqrt' -> 'constant'" in changed
     saved = int(rest.split("saved up to update ")[1].split(";")[0].replace(",", ""))
     again = mtcli(folder, *command[:-1], f"training.max_updates={saved + 2}").stderr.decode()
     assert f"continuing from update {saved:,}" in again and f"{saved + 2:,} updates" in again
@@ -235,7 +235,7 @@ def test_schema_is_json():
 def test_output_that_cannot_be_written_is_a_failure(folder):
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "mtcli", "translate", "abc"], cwd=folder, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT
+            [sys.executable, "-m", "mtcli", "translate", "--run", "runs/tiny", "abc"], cwd=folder, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT
         )
     assert done.returncode == 1
     assert done.stderr.decode().endswith("mtcli: No space left on device.\n")

@@ -42,7 +42,7 @@ def config(folder: Path, model: str = "transformer", **sections: dict[str, Any])
         "model": MODELS[model],
         "training": {
             "batch_tokens": 80, "max_updates": 20, "log_every": 4, "validate_every": 7, "examples": 1,
-            "validation_metrics": ["chrf"], "optimizer": {"type": "adam", "learning_rate": 0.01},
+            "validation_metrics": ["chrf"], "optimizer": {"type": "adam", "learning_rate": 0.01}, "schedule": "inverse_sqrt",
         },
     }  # fmt: skip
     for name, values in sections.items():
