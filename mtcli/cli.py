@@ -136,7 +136,7 @@ def train(
 
     if not distributed.is_main():
         log.setLevel(logging.ERROR)  # the main process speaks for all
-    with Signals() as signals, _telling_how_to_continue(run or _place_for(config)):
+    with Signals() as signals, _telling(KeyboardInterrupt, run or _place_for(config)):
         wanted = _load_config(config, settings)
         from . import devices, trainer
 
@@ -146,7 +146,7 @@ def train(
         distributed.init(chosen)
         with distributed.main_first():
             place = _prepare_run(config, run, wanted)
-        with place.lock() if distributed.is_main() else nullcontext():
+        with place.lock() if distributed.is_main() else nullcontext(), _telling(UserError, place.path):
             if distributed.is_main():
                 place.mark_latest()
             job = trainer.Trainer(place, chosen, signals)
@@ -187,20 +187,18 @@ def _prepare_run(config_path: Path, run: Path | None, config):
 
 
 @contextmanager
-def _telling_how_to_continue(path: Path) -> Iterator[None]:
-    """Whatever ends a training early, what is saved and the next command are told; a signal exits with 128 + its number."""
-    from .signals import Interrupted
-
+def _telling(kind: type[BaseException], path: Path) -> Iterator[None]:
+    """When training ends early by ``kind``, say what is saved and how to go on; a signal exits with 128 + its number."""
     try:
         yield
-    except (KeyboardInterrupt, UserError) as error:
+    except kind as error:
         saved = [int(each.name) for each in path.glob("checkpoints/*") if each.name.isdigit()]
         if saved:
             log.info(f"saved up to update {max(saved):,}; to continue: {_same_command()}")
-        elif isinstance(error, KeyboardInterrupt):
+        elif kind is KeyboardInterrupt:
             log.info(f"stopped before anything was to be saved; to start again: {_same_command()}")
-        if isinstance(error, Interrupted):
-            sys.exit(128 + error.signal)
+        if number := getattr(error, "signal", 0):
+            sys.exit(128 + number)
         raise
 
 

@@ -64,7 +64,12 @@ def init(device: torch.device | str) -> None:
         torch.cuda.set_device(local_rank())
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, rank=rank(), world_size=world_size(), timeout=PATIENCE)
+        store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+        if world_size() == _number("LOCAL_WORLD_SIZE", 0):
+            # torchrun keeps its store over restarts, with the addresses of processes that are gone (PyTorch's issue
+            # 135712). On several machines, of which each counts its own restarts, it must be told not to.
+            store = dist.PrefixStore(f"restart {_number('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"Process {rank()} of {world_size()} cannot reach the others: {_first_line(error)}. "

@@ -164,7 +164,7 @@ class Trainer:
         model = self.model = build_model(config.model, *sizes).to(device)
         self.step = self.train_step = TrainStep(model, self.settings.label_smoothing)
         if self.world_size > 1:
-            self.step = DistributedDataParallel(self.step, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self.step = DistributedDataParallel(self.step, gradient_as_bucket_view=True)
         self.optimizers = optim.build(model, self.settings.optimizer)
         self.schedule = optim.build_schedule(self.settings.schedule)
         dtype = PRECISIONS[self.settings.precision]
