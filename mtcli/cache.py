@@ -62,7 +62,7 @@ Corpus = TSV | Plain
 
 
 def load(folder: Path, corpora: Sequence[Corpus], codecs: Codecs, max_length: int) -> dict[str, np.ndarray]:
-    """The files of ``cache/ids`` by name, from ``folder``, which is the cache; built if they are not there or do not fit.
+    """The files of ``ids`` in ``folder``, which is the cache, by name; built if they are not there or do not fit.
 
     Pairs with a blank side, and pairs with more than ``max_length`` tokens on a side, EOS not counted, are left out and
     counted in a warning. Raises UserError where a corpus gives no pair, cannot be read, or the cache cannot be written.
@@ -100,7 +100,7 @@ def _forms(codecs: Codecs) -> dict[str, np.dtype]:
     return forms
 
 
-# ----------------------------------------------------------------------------------------------------- what it is made of
+# --------------------------------------------------------------------------------------------------- what it is made of
 
 
 def _paths(corpus: Corpus) -> list[str]:
@@ -116,7 +116,7 @@ def _stamp(path: str) -> list[int]:
 
 
 def _digests(folder: Path, corpora: Sequence[Corpus]) -> dict[str, dict[str, Any]]:
-    """For each file its stamp, its SHA-256 and its number of lines; read only if the stamp is not the remembered one."""
+    """For each file its stamp, its SHA-256 and its number of lines; read only if the stamp is a new one."""
     memory = folder / "corpora.json"
     try:
         known = json.loads(_read(memory))
@@ -163,7 +163,7 @@ def _key(corpora: Sequence[Corpus], digests: dict[str, dict[str, Any]], codecs: 
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# --------------------------------------------------------------------------------------------------------------- reading
+# -------------------------------------------------------------------------------------------------------------- reading
 
 
 def _open(folder: Path, key: str, codecs: Codecs, corpora: int) -> dict[str, np.ndarray] | None:
@@ -220,7 +220,7 @@ def _read(path: Path) -> bytes:
         return file.read(BLOCK)
 
 
-# -------------------------------------------------------------------------------------------------------------- building
+# ------------------------------------------------------------------------------------------------------------- building
 
 
 @contextmanager
@@ -232,7 +232,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _build(
-    folder: Path, key: str, corpora: Sequence[Corpus], codecs: Codecs, max_length: int, digests: dict[str, dict[str, Any]]
+    folder: Path,
+    key: str,
+    corpora: Sequence[Corpus],
+    codecs: Codecs,
+    max_length: int,
+    digests: dict[str, dict[str, Any]],
 ) -> None:
     """Write all files aside, in one pass over the corpora, then put them in place."""
     if os.path.lexists(folder):
@@ -255,8 +260,9 @@ def _build(
             encode = stack.enter_context(_encoder(codecs, max_length, _workers() if size > LARGE else 1))
             for corpus in corpora:
                 _add(corpus, encode, files, max_length, bar)
-        manifest = {"key": key, "files": {name: {"bytes": file.bytes, "crc32": file.checksum} for name, file in files.items()}}
-        (aside / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        written = {name: {"bytes": file.bytes, "crc32": file.checksum} for name, file in files.items()}
+        manifest = json.dumps({"key": key, "files": written}, indent=1)
+        (aside / "manifest.json").write_text(manifest, encoding="utf-8")
         for path, digest in digests.items():
             if _stamp(path) != digest["stamp"]:
                 raise UserError(f"{path} was changed while it was read. Run the same command again.")
@@ -307,8 +313,8 @@ def _add(corpus: Corpus, encode, files: dict[str, _File], max_length: int, bar: 
         bar.update(count)
     if skipped:
         log.warning(
-            f"{name_of(corpus)}: skipped {skipped:,} of {skipped + kept:,} pairs with more than {max_length} tokens on a "
-            f"side, the first at {first_skipped} (data.max_length)."
+            f"{name_of(corpus)}: skipped {skipped:,} of {skipped + kept:,} pairs with more than {max_length} tokens on "
+            f"a side, the first at {first_skipped} (data.max_length)."
         )
     if not kept:
         raise UserError(f"{name_of(corpus)} holds no usable sentence pair.")

@@ -72,7 +72,7 @@ def _learn(config, read: Callable[[], Iterable[str]]) -> Codec:
 
 
 def report(codec: Codec, lines: Iterable[str]) -> dict[str, float]:
-    """Size of a codec's vocabulary, and over ``lines``: tokens, tokens a line, share of UNK, share of the vocabulary used."""
+    """Size of a vocabulary, and over ``lines``: tokens, tokens a line, share of UNK, share of the vocabulary used."""
     tokens = unknown = count = 0
     seen: set[int] = set()
     for line in lines:

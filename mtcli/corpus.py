@@ -82,7 +82,8 @@ def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> I
     """The pairs of a corpus, in order; of several references the first.
 
     ``skip_blank`` (for training): a pair with nothing but white space on either side is left out, as a pair; one
-    warning at the end says how many were, unless ``warn`` is false. Raises UserError where sides do not match up or nothing is left.
+    warning at the end says how many were, unless ``warn`` is false. Raises UserError where sides do
+    not match up or nothing is left.
     """
     skipped, first_skipped, kept = 0, "", 0
     for source, references, place in _rows(corpus):

@@ -77,7 +77,9 @@ class Sequences:
 class ParallelData:
     """Sentence pairs as ids; with subword sampling also as text, to be segmented anew at every use."""
 
-    def __init__(self, source: Sequences, target: Sequences, codecs: tuple[Codec, Codec], texts: list[Sequences | None]):
+    def __init__(
+        self, source: Sequences, target: Sequences, codecs: tuple[Codec, Codec], texts: list[Sequences | None]
+    ):
         self.source, self.target = source, target
         self.codecs = codecs
         self.texts = texts  # per side: UTF-8 bytes, or None where the segmentation is always the same
@@ -107,7 +109,8 @@ class ParallelData:
             whole = Sequences.end_to_end(arrays[f"{name}.values"], arrays[f"{name}.starts"])
             return whole if rows is None else whole.take(rows)
 
-        return cls(sequences("source"), sequences("target"), codecs, [sequences("source.text"), sequences("target.text")])
+        texts = [sequences("source.text"), sequences("target.text")]
+        return cls(sequences("source"), sequences("target"), codecs, texts)
 
     @property
     def samples(self) -> bool:
@@ -115,7 +118,7 @@ class ParallelData:
         return any(texts is not None for texts in self.texts)
 
     def batch(self, rows: np.ndarray, sampling_seed: int | None = None) -> Batch:
-        """The pairs of ``rows``, padded. With a ``sampling_seed`` and a tokenizer that samples, by random segmentation."""
+        """The pairs of ``rows``, padded. With a ``sampling_seed``, by random segmentation if the tokenizer samples."""
         if sampling_seed is not None and self.samples:
             seed_sampling(sampling_seed)
         (source, source_mask), (target, target_mask) = (
@@ -158,7 +161,9 @@ def plan_epoch(
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
-def cut(rows: np.ndarray, source_lengths: np.ndarray, target_lengths: np.ndarray, padded_tokens: int) -> list[np.ndarray]:
+def cut(
+    rows: np.ndarray, source_lengths: np.ndarray, target_lengths: np.ndarray, padded_tokens: int
+) -> list[np.ndarray]:
     """An update's rows as micro-batches of at most ``padded_tokens`` source and target tokens, padding counted.
 
     A pair that is longer by itself stands alone.

@@ -1,4 +1,4 @@
-"""Token ids on disk: what the corpora and tokenizers say, reused while they fit, never believed, whole after any kill."""
+"""Token ids on disk: what corpora and tokenizers say, reused while they fit, never believed, whole after any kill."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def never(*_):
     raise AssertionError("encoded again")
 
 
-TEXT = st.one_of(st.sampled_from(LINES), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\t\r\ufeff")))
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\n\t\r\ufeff")
+TEXT = st.one_of(st.sampled_from(LINES), st.text(CHARACTERS))
 
 
 @pytest.mark.parametrize("kind", CODECS)
@@ -64,7 +65,8 @@ def test_it_holds_what_encoding_every_pair_gives(kind, corpora, tmp_path_factory
     parts = [write(folder / f"{number}.tsv", ("a", "b"), *pairs) for number, pairs in enumerate(corpora)]
     kept = [[("a", "b"), *(pair for pair in pairs if pair[0].strip() and pair[1].strip())] for pairs in corpora]
     kept = [
-        [pair for pair in pairs if all(len(side.encode(text)) <= 31 for side, text in zip(codecs, pair))] for pairs in kept
+        [pair for pair in pairs if all(len(side.encode(text)) <= 31 for side, text in zip(codecs, pair))]
+        for pairs in kept
     ]
     for _ in range(2):  # built, then read
         arrays = cache.load(folder / "cache", parts, codecs, 30)
@@ -120,7 +122,8 @@ def test_a_corpus_that_moved_or_was_touched_is_recognised_by_its_content(tmp_pat
 @pytest.mark.parametrize("change", ["text", "column", "order", "limit", "tokenizer", "vocabulary", "sampling"])
 def test_whatever_decides_the_ids_builds_it_anew(tmp_path, change):
     def corpora():
-        return [write(tmp_path / name, ("ab", "c"), ("c", "abc"), (text, text)) for name, text in [("x.tsv", "a"), ("y.tsv", "b")]]
+        both = [("x.tsv", "a"), ("y.tsv", "b")]
+        return [write(tmp_path / name, ("ab", "c"), ("c", "abc"), (text, text)) for name, text in both]
 
     parts, codecs, limit = corpora(), (SUBWORD, SUBWORD), 9
     before = cache.load(tmp_path / "cache", parts, codecs, limit)
@@ -186,7 +189,8 @@ def test_what_is_damaged_is_built_anew(tmp_path, name, damage):
     damages()[damage](tmp_path / "cache/ids" / name)
     again = cache.load(tmp_path / "cache", [part], CHAR, 99)
     assert {key: array.tolist() for key, array in again.items()} == first
-    assert cache._open(tmp_path / "cache/ids", json.loads((tmp_path / "cache/ids/manifest.json").read_text())["key"], CHAR, 1)
+    key = json.loads((tmp_path / "cache/ids/manifest.json").read_text())["key"]
+    assert cache._open(tmp_path / "cache/ids", key, CHAR, 1)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +255,8 @@ def test_links_in_its_place_lead_nothing_out(tmp_path):
 def test_long_pairs_are_counted_for_each_corpus_and_none_left_is_an_error(tmp_path, caplog):
     good = write(tmp_path / "a.tsv", ("a", "a"), ("aaaa", "a"), ("a", "aaaaa"), ("aaa", "aaa"))
     assert cache.load(tmp_path / "cache", [good], CHAR, 3)["pairs"].tolist() == [2]
-    assert f"{good.path}: skipped 2 of 4 pairs with more than 3 tokens on a side, the first at {good.path}:2" in caplog.text
+    said = f"{good.path}: skipped 2 of 4 pairs with more than 3 tokens on a side, the first at {good.path}:2"
+    assert said in caplog.text
     bad = write(tmp_path / "b.tsv", ("aaaa", "a"))
     with pytest.raises(UserError, match="b.tsv holds no usable sentence pair"):
         cache.load(tmp_path / "cache", [good, bad], CHAR, 3)
