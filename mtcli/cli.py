@@ -249,6 +249,8 @@ def translate(
     if sampling and not sample:
         raise typer.BadParameter(f"--{next(iter(sampling)).replace('_', '-')} goes with --sample")
     lines = _lines(text, input)
+    if text or lines is None:
+        threads = threads or 1  # cores that wait for each other at every step of a sentence or two only make it slow
     translator = _load_translator(run, device, threads)
     changes: dict[str, Any] = {}
     if sample:
@@ -318,9 +320,16 @@ def _lines(text: list[str] | None, path: Path | None) -> Iterable[str] | None:
 
 
 def _load_translator(run: Path | list[Path] | None, device: Device, threads: int | None):
-    from .translator import Translator
+    import gc
 
-    return Translator.load(run, device.value, threads)
+    gc.disable()  # imports keep nearly all they make; to look for garbage meanwhile is an eighth of PyTorch's
+    try:
+        from .translator import Translator
+
+        return Translator.load(run, device.value, threads)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _prompt() -> Iterator[str]:
