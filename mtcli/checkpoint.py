@@ -153,18 +153,20 @@ class Run:
     def create(cls, path: str | Path, requested_text: str, config: Config) -> Run:
         """The run for a config: new, or the one that is there if it can be continued with this config.
 
-        Raises UserError where another config made it, another training uses it, or it cannot be written.
+        Raises UserError where it was trained with another config, another training uses it, or it cannot be written.
         """
         run = cls(path)
         with run.lock():
             if os.path.lexists(run.path / "config.yaml"):
                 run._check_tokenizer()
                 changes = configs.changes(run.config, config, configs.free_on_resume(run.config))
-                if changes:
+                if changes and run.checkpoints():
                     raise UserError(
                         "\n".join([f"{run.path} was made with another config:", *(f"  {change}" for change in changes)])
                         + "\nSuch a run cannot be continued. Name another directory with --run to train anew."
                     )
+                if changes and os.path.lexists(run.path / "tokenizer"):
+                    shutil.rmtree(run.path / "tokenizer")  # nothing was trained, and the other config may have erred
             if not os.path.lexists(run.path / "config.yaml") or run.config != config:
                 _replace(run._inside("requested.yaml"), requested_text.encode("utf-8"))
                 _replace(run._inside("config.yaml"), configs.dump(config).encode("utf-8"))  # last: makes it a run

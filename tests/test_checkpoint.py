@@ -410,6 +410,9 @@ def test_a_run_goes_on_with_its_config_and_with_what_may_change(run):
     with pytest.raises(UserError, match=r"another config:\n(.*\n)*  model.hidden_size: 8 -> 16\n"):
         Run.create(run.path, wider, config(wider))
     assert snapshot(run.path) == before
+    shutil.rmtree(run.path / "checkpoints")
+    assert Run.create(run.path, wider, config(wider)).config == config(wider), "nothing was trained yet"
+    assert not (run.path / "tokenizer").exists()
 
 
 def test_what_is_no_run_is_told(run, tmp_path):
