@@ -188,7 +188,7 @@ def _prepare_run(config_path: Path, run: Path | None, config):
 
 @contextmanager
 def _telling(kind: type[BaseException], path: Path) -> Iterator[None]:
-    """When training ends early by ``kind``, say what is saved and how to go on; a signal exits with 128 + its number."""
+    """Where ``kind`` ends training, say what is saved and how to go on. A signal exits with 128 + its number."""
     try:
         yield
     except kind as error:

@@ -23,7 +23,7 @@ def is_finite(module: nn.Module) -> bool:
 
 
 def first_not_finite(module: nn.Module, compute: Callable[[], Any]) -> str | None:
-    """The first module under ``module`` that gives a number that is not finite during ``compute()``; None: none does."""
+    """The first module under ``module`` that gives a number that is not finite in ``compute()``; None: none does."""
     found: list[str] = []
 
     def look(name: str, kind: str):
@@ -80,8 +80,8 @@ def memory(update: int, batch: Batch, limit: int | None) -> Iterator[None]:
         (sentences, source), target = batch.source.shape, batch.target_out.shape[1]
         padded = sentences * (source + target)
         raise OutOfMemory(
-            f"Update {update}: out of memory on a micro-batch of {sentences:,} sentences × {source} source and {target} "
-            f"target tokens, padding counted. Set training.micro_batch_tokens to less than {padded:,}"
+            f"Update {update}: out of memory on a micro-batch of {sentences:,} sentences × {source} source and "
+            f"{target} target tokens, padding counted. Set training.micro_batch_tokens to less than {padded:,}"
             + (f" (it is {limit:,})" if limit else "")
             + ", which keeps the result, and continue; if that is not enough, a new run needs a lower data.max_length "
             "or training.batch_tokens, or a smaller model."

@@ -71,7 +71,7 @@ Result = TypeVar("Result")
 
 
 def hearing(work: Callable[[], Result]) -> Result:
-    """What ``work`` returns or raises. It runs in another thread, so that this one hears signals while C++ is at work."""
+    """What ``work`` returns or raises. It runs in another thread: this one hears signals while C++ is at work."""
     results: list[Result] = []
     failures: list[BaseException] = []
 

@@ -162,7 +162,8 @@ class SubwordTokenizer(Tokenizer):
             special = processor.is_control, processor.is_unknown, processor.is_byte
             ids = [id for id in range(len(processor)) if not any(kind(id) for kind in special)]
             self._pieces = {processor.id_to_piece(id): processor.get_score(id) for id in ids}
-            self._segment = {"bpe": BPEDropout, "unigram": UnigramSampling}[config.algorithm](self._pieces, config.dropout)
+            sampler = {"bpe": BPEDropout, "unigram": UnigramSampling}[config.algorithm]
+            self._segment = sampler(self._pieces, config.dropout)
 
     @classmethod
     def train(cls, config: Subwords, lines: Iterable[str]) -> SubwordTokenizer:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import numpy as np
@@ -30,6 +30,7 @@ from .inference import ModelEngine, describe
 from .loss import cross_entropy
 from .models import build_model
 from .models.base import Seq2Seq
+from .progress import Progress, Tally
 from .signals import Interrupted, Signals, hearing
 from .translator import Translator
 
@@ -58,72 +59,6 @@ class TrainStep(nn.Module):
             batch.target_out[batch.target_mask],
             self.label_smoothing,
         )
-
-
-class Tally:
-    """What was summed up since the last line of the log; read from the device only there.
-
-    ``sums`` are of updates with a finite gradient: loss and likelihood of this process's share; gradient norm, target
-    tokens and number of updates of all processes. ``updates`` counts every update.
-    """
-
-    def __init__(self, device: torch.device, sums: list[float] | None = None, updates: int = 0):
-        exact = torch.float32 if device.type == "mps" else torch.float64
-        self.sums = torch.tensor(sums or [0.0] * 5, dtype=exact, device=device)
-        self.updates = updates
-
-    def add(self, loss: Tensor, likelihood: Tensor, norm: Tensor, tokens: int, finite: Tensor) -> None:
-        numbers = [loss, likelihood, norm, torch.full_like(norm, tokens), torch.ones_like(norm)]
-        new = torch.stack([number.detach().to(self.sums) for number in numbers])
-        self.sums += torch.where(finite & new.isfinite(), new, 0)
-        self.updates += 1
-
-
-@dataclass
-class Progress:
-    """Where training stands: everything that decides what comes next, beside weights and optimizers."""
-
-    update: int = 0
-    epoch: int = 0
-    index: int = 0  # updates done in this epoch
-    due: bool = False  # a validation comes before the next update
-    seconds: float = 0.0
-    best: float | None = None
-    best_update: int = 0
-    waited: int = 0  # validations since the best
-    log_size: int = 0
-    tally_updates: int = 0
-    tally: list[list[float]] = field(default_factory=list)  # sums, of each process
-    schedule: dict[str, Any] = field(default_factory=dict)
-    scaler: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, saved: Checkpoint, form: Progress) -> Progress:
-        """What a checkpoint says, which may be a stranger's. Raises UserError where it is not of the form of ``form``."""
-        state = saved.state
-        sane = state.keys() == {each.name for each in fields(cls)} and state["update"] == saved.update
-        sane = sane and type(state["due"]) is bool and (state["best"] is None or _is_number(state["best"]))
-        for name in ("update", "epoch", "index", "best_update", "waited", "log_size", "tally_updates"):
-            sane = sane and type(state[name]) is int and 0 <= state[name] < 2**63
-        sane = sane and _is_number(state["seconds"]) and state["seconds"] >= 0
-        sane = sane and _are_alike(state["schedule"], form.schedule) and _are_alike(state["scaler"], form.scaler)
-        tally = state["tally"] if sane and isinstance(state["tally"], list) else []
-        if not tally or not _are_alike(tally, form.tally * len(tally)):
-            raise UserError(f"Checkpoint {saved.update} does not say where training stands: its state.json is not ours.")
-        return cls(**state)
-
-
-def _are_alike(value: Any, form: Any) -> bool:
-    """Whether ``value`` is built as ``form`` is, of lists, objects and numbers."""
-    if isinstance(form, dict):
-        return isinstance(value, dict) and value.keys() == form.keys() and all(_are_alike(value[k], form[k]) for k in form)
-    if isinstance(form, list):
-        return isinstance(value, list) and len(value) == len(form) and all(map(_are_alike, value, form))
-    return _is_number(value)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 2**63
 
 
 def prepare(config: Config, run: Run) -> tuple[codec.Codec, codec.Codec]:
@@ -198,9 +133,9 @@ class Trainer:
         self.cut = lambda rows: [rows] if limit is None else cut(rows, *lengths, limit)
         micro_batches = [part for rows in first for part in self.cut(rows)]
         log.info(
-            f"{len(self.data):,} training pairs, {int(lengths[1].sum()):,} target tokens, {len(sources):,} validation pairs; "
-            f"{self.updates_per_epoch:,} updates an epoch; padding {padding(micro_batches, lengths[0]):.1%} of source and "
-            f"{padding(micro_batches, lengths[1]):.1%} of target positions"
+            f"{len(self.data):,} training pairs, {int(lengths[1].sum()):,} target tokens, {len(sources):,} validation "
+            f"pairs; {self.updates_per_epoch:,} updates an epoch; padding {padding(micro_batches, lengths[0]):.1%} of "
+            f"source and {padding(micro_batches, lengths[1]):.1%} of target positions"
         )
 
     def _micro_batches(self, rows: np.ndarray, update: int) -> Iterator[tuple[int, float, Batch]]:
@@ -375,7 +310,9 @@ class Trainer:
             return
         examples = [
             {"source": source, "hypothesis": hypothesis, "reference": references[0]}
-            for source, hypothesis, references in zip(self.sources, answers.hypotheses[: settings.examples], self.references)
+            for source, hypothesis, references in zip(
+                self.sources, answers.hypotheses[: settings.examples], self.references
+            )
         ]
         entry = {
             "update": progress.update,
@@ -419,7 +356,7 @@ class Trainer:
         """Save where training stands. Raises UserError where that is spoilt or cannot be written."""
         self._check_finite()
         if not diagnosis.is_finite(self.model):
-            raise UserError(f"Update {self.progress.update}: weights of the model are not finite, so they were not saved.")
+            raise UserError(f"Update {self.progress.update}: weights of the model are not finite; they were not saved.")
         self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
@@ -459,7 +396,8 @@ class Trainer:
             if self.is_main:
                 self.run.truncate_log(0)
             return
-        form = Progress(schedule=self.schedule.state(), scaler=self.scaler.state_dict(), tally=[self.tally.sums.tolist()])
+        tally = [self.tally.sums.tolist()]
+        form = Progress(tally=tally, schedule=self.schedule.state(), scaler=self.scaler.state_dict())
         progress = self.progress = Progress.of(saved, form)
         if progress.index > len(self.plan(progress.epoch)):
             raise UserError(

@@ -31,7 +31,7 @@ FLOORS = [
     "models",
     "cache search checkpoint engines",
     "data",
-    "inference",
+    "inference progress",
     "translator",
     "evaluation diagnosis",
     "trainer export average",
