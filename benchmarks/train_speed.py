@@ -261,7 +261,7 @@ def live(kind: str, name: str, threads: int, pipe) -> None:
     if name.startswith("mtcli"):
         from mtcli import devices
 
-        devices.keep_freed_memory()  # as `mtcli train` does
+        devices.prepare("cpu")  # as `mtcli train` does
     torch.set_num_threads(threads)
     torch.manual_seed(1)
     build, arguments = CONTESTANTS[kind][name]

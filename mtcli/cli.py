@@ -140,9 +140,7 @@ def train(
         wanted = _load_config(config, settings)
         from . import devices, trainer
 
-        devices.keep_freed_memory()
-        devices.set_threads(threads)
-        chosen = devices.choose(device.value)
+        chosen = devices.prepare(device.value, threads)
         distributed.init(chosen)
         with distributed.main_first():
             place = _prepare_run(config, run, wanted)
@@ -473,7 +471,7 @@ def export(
     from . import devices, export as exports
     from .checkpoint import Run
 
-    devices.set_threads(threads)
+    devices.prepare("cpu", threads)
     place = Run.open(run) if run else Run.latest()
     written = exports.export(place, output, format, quantization, threads)
     parity = written.parity
@@ -535,9 +533,7 @@ def average(
     from . import average as averaging, devices
     from .checkpoint import Run
 
-    devices.keep_freed_memory()
-    devices.set_threads(threads)
-    chosen = devices.choose(device.value)
+    chosen = devices.prepare(device.value, threads)
     place = Run.open(run) if run else Run.latest()
     updates = averaging.choose(place, last, best)
     weights = averaging.average(place, updates)

@@ -43,11 +43,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             weight_gradient = torch.zeros_like(weight_, dtype=exact)
             bias_gradient = torch.zeros_like(bias_, dtype=exact)
         rows = max(1, CHUNK // vocabulary)
+        room = torch.empty(min(rows, len(states)), vocabulary, dtype=dtype, device=states.device)
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(states), rows):
                 part = states[start : start + rows]
                 target = targets[start : start + rows, None]
-                logits = torch.addmm(bias_, part, weight_.T).to(exact)
+                logits = torch.mm(part, weight_.T, out=room[: len(part)]).add_(bias_).to(exact)
                 # The arithmetic of log-softmax, with one exponential for the loss and the gradient together.
                 top = logits.amax(dim=1, keepdim=True)
                 chosen = logits.gather(1, target)

@@ -109,9 +109,7 @@ class Translator:
         from .checkpoint import Run
         from .inference import ModelEngine
 
-        devices.keep_freed_memory()
-        devices.set_threads(threads)
-        chosen = devices.choose(device)
+        chosen = devices.prepare(device, threads)
         runs = [Run.open(path) for path in paths] or [Run.latest()]
         codecs = [codec.load(each.path / "tokenizer", each.config) for each in runs]
         for other, theirs in zip(runs[1:], codecs[1:]):
