@@ -102,7 +102,7 @@ def build_vocab(config: ConfigOption, run: NewRunOption = None, settings: SetOpt
     """Train the tokenizers, count the vocabularies, and say how well they cover the text."""
     from . import codec, corpus, trainer
 
-    place = _prepare_run(config, run, _load_config(config, settings))
+    place = _prepare_run(config, run, _load_config(config, settings, run))
     with place.lock():
         codecs = trainer.prepare(place.config, place)
         rows = [("", "size", "tokens", "tokens/line", "UNK", "coverage", "used")]
@@ -137,7 +137,7 @@ def train(
     if not distributed.is_main():
         log.setLevel(logging.ERROR)  # the main process speaks for all
     with Signals() as signals, _telling(KeyboardInterrupt, run or _place_for(config)):
-        wanted = _load_config(config, settings)
+        wanted = _load_config(config, settings, run)
         from . import devices, trainer
 
         chosen = devices.prepare(device.value, threads)
@@ -162,10 +162,16 @@ def train(
     )
 
 
-def _load_config(path: Path, settings: list[str] | None):
+def _load_config(path: Path, settings: list[str] | None, run: Path | None):
     from . import config as configs, defaults
 
-    return defaults.fit(configs.load(path, settings or []))
+    config = configs.load(path, settings or [])
+    if config.init_from is None:
+        return defaults.fit(config)
+    from .checkpoint import Run
+
+    place = run or _place_for(path)  # once it is made, it needs the other run no more
+    return defaults.fit(config, (Run(place) if (place / "config.yaml").exists() else Run.open(config.init_from)).config)
 
 
 def _place_for(config_path: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 from . import config as configs
 from .config import Config, Muon, Plain, Subwords, Transformer
 from .corpus import count_lines, read_pairs
+from .errors import UserError
 
 log = logging.getLogger("mtcli")
 
@@ -24,18 +25,23 @@ SIZES: list[tuple[float, dict[str, Any]]] = [
 SAMPLE_PAIRS = 10_000  # that decide whether the two sides are written alike
 
 
-def fit(config: Config) -> Config:
+def fit(config: Config, origin: Config | None = None) -> Config:
     """``config`` with everything that its author left open chosen by the number of training pairs, and said in the log.
 
-    Left open is what the YAML does not name: a value that is given there stays, also where it equals a default.
+    Left open is what the YAML does not name: a value that is given there stays, also where it equals a default. With
+    ``origin``, the config of the run to start from, tokenizers and model are as they are there. Raises UserError where
+    these two cannot be had together.
     """
+    if origin is not None:
+        config = _like(origin, config)
     pairs = sum(part.weight * _count(part) for part in config.data.train)
     size = next(values for limit, values in SIZES if pairs <= limit)
     chosen: dict[str, dict[str, Any]] = {"tokenizer": {}, "model": {}, "training": {}}
 
     def choose(section: str, **values: Any) -> None:
         given = getattr(config, section).model_fields_set if section in config.model_fields_set else set()
-        chosen[section].update({key: value for key, value in values.items() if key not in given})
+        if origin is None or section == "training":
+            chosen[section].update({key: value for key, value in values.items() if key not in given})
 
     if "tokenizer" not in config.model_fields_set:
         choose("tokenizer", shared=_written_alike(config))
@@ -67,6 +73,27 @@ def fit(config: Config) -> Config:
     told = [f"{section}.{key} = {_shown(value)}" for section, values in chosen.items() for key, value in values.items()]
     if told:
         log.info(f"left open in the config, chosen for {pairs:,} training pairs: {', '.join(told)}")
+    return config
+
+
+def _like(origin: Config, config: Config) -> Config:
+    """``config`` with the tokenizers and the model of ``origin``; of what it names itself, only dropout may differ."""
+    for section in ("tokenizer", "model"):
+        theirs, given = getattr(origin, section), getattr(config, section)
+        if section not in config.model_fields_set:
+            config = config.model_copy(update={section: theirs})
+        elif type(given) is type(theirs):
+            config = _with(config, section, {**theirs.model_dump(mode="json"), **given.model_dump(exclude_unset=True)})
+    other = [
+        change
+        for change in configs.changes(origin, config)
+        if change.startswith(("tokenizer.", "model.")) and not change.split(":")[0].endswith("dropout")
+    ]
+    if other:
+        raise UserError(
+            "\n".join([f"{config.init_from}, which init_from names, differs in more than dropout:", *map("  ".__add__, other)])
+            + "\nLeave these out of the config, or start from another run."
+        )
     return config
 
 

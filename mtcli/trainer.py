@@ -47,26 +47,32 @@ class TrainStep(nn.Module):
     def __init__(self, model: Seq2Seq, label_smoothing: float):
         super().__init__()
         self.model, self.label_smoothing = model, label_smoothing
+        self.consistency = 0.0  # if it is more, every pair is passed through the model twice (R-Drop)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed smoothed loss and summed negative log-likelihood over the real target tokens only."""
-        states = self.model(batch.source, batch.source_mask, batch.target_in)  # (B, T, H)
-        projection = self.model.projection
-        return cross_entropy(
-            states[batch.target_mask],  # (N, H)
-            projection.weight,
-            projection.bias,
-            batch.target_out[batch.target_mask],
-            self.label_smoothing,
-        )
+        """Summed smoothed loss and summed negative log-likelihood over the real target tokens only.
+
+        Of two passes they are means; the loss then holds how far these disagree too.
+        """
+        passes = 2 if self.consistency else 1
+        inputs = (x.repeat(passes, 1) for x in (batch.source, batch.source_mask, batch.target_in))
+        states = self.model(*inputs).unflatten(0, (passes, -1)).transpose(0, 1)  # (B, passes, T, H)
+        states = states.transpose(1, 2)[batch.target_mask].flatten(0, 1)  # (N · passes, H): side by side
+        targets = batch.target_out[batch.target_mask].repeat_interleave(passes)
+        weight, bias = self.model.projection.weight, self.model.projection.bias
+        loss, likelihood = cross_entropy(states, weight, bias, targets, self.label_smoothing, self.consistency)
+        return loss / passes, likelihood / passes
 
 
 def prepare(config: Config, run: Run) -> tuple[codec.Codec, codec.Codec]:
-    """The run's tokenizers and vocabularies: read, or learnt from the training corpora and written."""
+    """The run's tokenizers and vocabularies: read, or written: those of `init_from` or learnt from the corpora."""
     folder = run.path / "tokenizer"
     if folder.is_dir():
         return codec.load(folder, config)
-    codecs = hearing(lambda: codec.learn(config, lambda: training_pairs(config)))
+    if config.init_from is not None:
+        codecs = codec.load(Run.open(config.init_from).path / "tokenizer", config)
+    else:
+        codecs = hearing(lambda: codec.learn(config, lambda: training_pairs(config)))
     run.save_tokenizers(lambda place: codec.save(place, *codecs))
     return codecs
 
@@ -97,6 +103,10 @@ class Trainer:
             self._read_data()
         torch.manual_seed(self.settings.seed)
         model = self.model = build_model(config.model, *sizes).to(device)
+        if self.saved is None and config.init_from is not None:
+            start = Run.open(config.init_from).load_checkpoint("best", training=False, model=self.form)
+            load_into(model, start.model)
+            log.info(f"starting from {config.init_from} after {start.update:,} updates")
         self.step = self.train_step = TrainStep(model, self.settings.label_smoothing)
         if self.world_size > 1:
             self.step = DistributedDataParallel(self.step, gradient_as_bucket_view=True)
@@ -182,6 +192,8 @@ class Trainer:
         optim.set_learning_rate(self.optimizers, self.schedule.factor(progress.update, self.share_done()))
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        late = self.share_done() >= self.settings.r_drop_from
+        self.train_step.consistency = self.settings.r_drop if late else 0.0
         batches = list(self._micro_batches(rows, progress.update))
         tokens = int(self.data.target_lengths[rows].sum())
         if self.data.samples:

@@ -33,6 +33,7 @@ EVERYTHING = {
     "training": {
         "max_updates": 30 + 8 * KILLS, "micro_batch_tokens": 60, "optimizer": "muon", "patience": 40,
         "schedule": {"type": "plateau", "patience": 1}, "best_by": "chrf", "keep_checkpoints": 1,
+        "r_drop": 1, "r_drop_from": 0.3,
     },
 }  # fmt: skip
 SAVE_ALWAYS = "training.save_minutes=1e-9"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from mtcli import config as configs, devices
+from mtcli import config as configs, defaults, devices
 from mtcli.checkpoint import Run, to_tensors
 from mtcli.errors import UserError
 from mtcli.signals import Interrupted
@@ -34,11 +36,11 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-def trainer(folder: Path, name: str = "run", **options) -> Trainer:
+def trainer(folder: Path, name: str = "run", settings: list[str] = [], **options) -> Trainer:
     if not (folder / "train.tsv").exists():
         tiny.write(folder)
     path = tiny.write_config(folder, **options)
-    run = Run.create(folder / name, path.read_text(), configs.load(path))
+    run = Run.create(folder / name, path.read_text(), configs.load(path, settings))
     return Trainer(run, CPU)
 
 
@@ -104,6 +106,19 @@ def test_micro_batches_equal_the_batch_they_stand_for(tmp_path, double, model):
         weights[limit] = to_tensors(job.model)
     for name, tensor in weights[None].items():
         torch.testing.assert_close(tensor, weights[40][name], rtol=0, atol=1e-9)
+
+
+def test_r_drop_changes_nothing_where_two_passes_agree_and_something_where_dropout_parts_them(tmp_path, double):
+    def weights(name: str, dropout: float, **training) -> torch.Tensor:
+        training = {"max_updates": 4, **training}
+        job = trainer(tmp_path, name, [f"model.dropout={dropout}"], model="transformer", training=training)
+        job.train()
+        return torch.cat([parameter.detach().flatten() for parameter in job.model.parameters()])
+
+    torch.testing.assert_close(weights("still", 0.0), weights("still twice", 0.0, r_drop=5), rtol=0, atol=1e-9)
+    late = weights("late", 0.2, r_drop=5, r_drop_from=0.5)
+    assert (late - weights("never", 0.2)).abs().max() > 1e-6
+    assert (late - weights("always", 0.2, r_drop=5)).abs().max() > 1e-6
 
 
 def test_the_gradient_is_that_of_the_mean_loss_of_a_target_token(tmp_path, double):
@@ -407,3 +422,38 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path):
         runs[name] = torch.cat([tensor.flatten() for tensor in to_tensors(job.model).values()])
     assert torch.equal(runs["a"], runs["b"])
     assert not torch.equal(runs["a"], runs["c"])
+
+
+def fine_tuned(folder: Path, name: str, model: dict | None = None) -> Trainer:
+    """A trainer on other pairs, from the run `general`, by a config that says little of tokenizer and model."""
+    (folder / "domain").mkdir(exist_ok=True)
+    tiny.write(folder / "domain")
+    values = {**tiny.config(folder / "domain"), "init_from": str(folder / "general")}
+    del values["tokenizer"], values["model"]
+    config = configs.loads(json.dumps(values | ({"model": model} if model else {})), "domain.yaml")
+    return Trainer(Run.create(folder / name, "", defaults.fit(config, Run.open(folder / "general").config)), CPU)
+
+
+def test_fine_tuning_starts_from_the_best_weights_and_the_vocabulary_of_another_run(tmp_path):
+    general = trainer(tmp_path, "general", model="transformer", tokenizer=SAMPLING)
+    general.train()
+    job = fine_tuned(tmp_path, "domain run")
+    best = general.run.load_checkpoint("best", training=False).model
+    for name, tensor in to_tensors(job.model).items():
+        assert torch.equal(tensor, best[name]), name
+    assert (job.config.model, job.config.tokenizer) == (general.config.model, general.config.tokenizer)
+    assert [each.vocabulary.tokens for each in job.codecs] == [each.vocabulary.tokens for each in general.codecs]
+    job.train()
+    shutil.rmtree(tmp_path / "general")
+    again = Trainer(job.run, CPU)
+    again.train()
+    assert again.progress.update == 20, "it needs the other run no more"
+
+
+def test_fine_tuning_may_change_dropout_and_nothing_else_of_the_model(tmp_path):
+    trainer(tmp_path, "general", model="transformer", training={"max_updates": 1}).train()
+    job = fine_tuned(tmp_path, "softer", {"type": "transformer", "dropout": 0.4})
+    assert (job.config.model.dropout, job.config.model.hidden_size) == (0.4, 16)
+    with pytest.raises(UserError) as error:
+        fine_tuned(tmp_path, "wider", {"type": "transformer", "hidden_size": 32})
+    assert "which init_from names, differs" in str(error.value) and "model.hidden_size: 16 -> 32" in str(error.value)
