@@ -168,8 +168,8 @@ class Run:
                 if changes and os.path.lexists(run.path / "tokenizer"):
                     shutil.rmtree(run.path / "tokenizer")  # nothing was trained, and the other config may have erred
             if not os.path.lexists(run.path / "config.yaml") or run.config != config:
-                _replace(run._inside("requested.yaml"), requested_text.encode("utf-8"))
-                _replace(run._inside("config.yaml"), configs.dump(config).encode("utf-8"))  # last: makes it a run
+                _replace(run.inside("requested.yaml"), requested_text.encode("utf-8"))
+                _replace(run.inside("config.yaml"), configs.dump(config).encode("utf-8"))  # last: makes it a run
         run.config = config
         return run
 
@@ -226,7 +226,7 @@ class Run:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self._inside("lock"), "a+b", buffering=0, opener=_without_links)
+            file = open(self.inside("lock"), "a+b", buffering=0, opener=_without_links)
         except OSError as error:
             raise UserError(f"{self.path} cannot be used as a run directory: {_reason(error)}.") from error
         with file:  # closing it gives the lock up
@@ -255,7 +255,7 @@ class Run:
             for path in aside.iterdir():
                 _sync(path)
             _sync(aside)
-            os.rename(aside, self._inside("tokenizer"))
+            os.rename(aside, self.inside("tokenizer"))
             _sync(self.path)
         except OSError as error:
             raise UserError(f"{self.path / 'tokenizer'} cannot be written: {_reason(error)}.") from error
@@ -264,11 +264,11 @@ class Run:
 
     def _check_tokenizer(self) -> None:
         """Nothing in tokenizer/ but plain files of a sane size. Whether they make sense is for their readers to say."""
-        folder = self._inside("tokenizer")
+        folder = self.inside("tokenizer")
         try:
             entries = list(os.scandir(folder)) if os.path.lexists(folder) else []
             for entry in entries:
-                self._inside("tokenizer", entry.name)
+                self.inside("tokenizer", entry.name)
                 if not entry.is_file(follow_symlinks=False) or entry.stat().st_size > LARGEST_TOKENIZER:
                     raise UserError(f"{entry.path} is no tokenizer: not a file, or over {LARGEST_TOKENIZER >> 20} MiB.")
         except OSError as error:
@@ -279,7 +279,7 @@ class Run:
     def checkpoints(self) -> list[int]:
         """The updates after which a checkpoint was saved, ascending; damaged ones too."""
         try:
-            names = os.listdir(self._inside("checkpoints"))
+            names = os.listdir(self.inside("checkpoints"))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -295,13 +295,13 @@ class Run:
         """
         text = json.dumps(state, allow_nan=False).encode()
         assert len(text) <= LARGEST_JSON
-        folder = self._inside("checkpoints")
+        folder = self.inside("checkpoints")
         final, replaced = folder / str(update), folder / f".{update}.replaced"
         aside = _aside(final)
         earlier = [each for each in self.checkpoints() if each != update]
         try:
             if os.path.lexists(self.path / "log.jsonl"):
-                _sync(self._inside("log.jsonl"))  # the log must not fall behind what ``state`` says of it
+                _sync(self.inside("log.jsonl"))  # the log must not fall behind what ``state`` says of it
             folder.mkdir(exist_ok=True)
             aside.mkdir()
             files = {}
@@ -393,13 +393,13 @@ class Run:
     def _verified(self, update: int, names: tuple[str, ...] = FILES) -> Path:
         """The folder of a checkpoint whose files are those that were written. Raises Damaged."""
         try:
-            path = self._inside("checkpoints", str(update), MANIFEST)
+            path = self.inside("checkpoints", str(update), MANIFEST)
             manifest = _parsed(_read(path, LARGEST_JSON), path)
             files = manifest.get("files")
             if manifest.get("update") != update or not isinstance(files, dict) or set(files) != set(FILES):
                 raise UserError(f"{path} does not list the files of checkpoint {update}")
             for name in names:
-                path = self._inside("checkpoints", str(update), name)
+                path = self.inside("checkpoints", str(update), name)
                 with _regular(path) as file:
                     size = os.fstat(file.fileno()).st_size
                     wanted = files[name].get("bytes") if isinstance(files[name], dict) else None
@@ -425,7 +425,7 @@ class Run:
             if kept < keep and self._is_whole(update):
                 kept += 1
             elif kept and not (best and best["update"] == update):
-                path = self._inside("checkpoints") / str(update)
+                path = self.inside("checkpoints") / str(update)
                 try:
                     os.rename(path, _aside(path))  # at once: a kill leaves no half of it
                 except OSError as error:
@@ -443,7 +443,7 @@ class Run:
 
     def _clear_leftovers(self) -> None:
         """Remove what was written aside. A checkpoint moved away for a new one that never came is moved back."""
-        folder = self._inside("checkpoints")
+        folder = self.inside("checkpoints")
         for path in folder.glob(".*.replaced"):
             original = path.with_name(path.name.split(".")[1])
             with suppress(OSError):
@@ -460,7 +460,7 @@ class Run:
     @property
     def best(self) -> dict[str, Any] | None:
         """``update``, ``metric`` and ``value`` of the best checkpoint; None before the first. Raises UserError."""
-        path = self._inside("best.json")
+        path = self.inside("best.json")
         if not os.path.lexists(path):
             return None
         best = _parsed(_read(path, LARGEST_JSON), path)
@@ -471,13 +471,13 @@ class Run:
 
     def set_best(self, best: dict[str, Any]) -> None:
         """Say which checkpoint is the best: its ``update``, and the ``metric`` and ``value`` it is judged by."""
-        _replace(self._inside("best.json"), json.dumps(best, allow_nan=False).encode() + b"\n")
+        _replace(self.inside("best.json"), json.dumps(best, allow_nan=False).encode() + b"\n")
 
     # ------------------------------------------------------------------------------------------------------------- log
 
     def append_log(self, entry: dict[str, Any]) -> None:
         """Add a line to the log. A number that is not finite, which JSON does not have, becomes null."""
-        path = self._inside("log.jsonl")
+        path = self.inside("log.jsonl")
         line = json.dumps(_finite(entry), allow_nan=False, ensure_ascii=False)
         # A lone surrogate becomes \udxxx, which is how JSON writes it.
         data = line.encode("utf-8", "backslashreplace") + b"\n"
@@ -494,12 +494,12 @@ class Run:
 
     def log_size(self) -> int:
         """Bytes of the log; 0 where there is none."""
-        path = self._inside("log.jsonl")
+        path = self.inside("log.jsonl")
         return os.path.getsize(path) if os.path.lexists(path) else 0
 
     def truncate_log(self, size: int) -> None:
         """Cut the log back to ``size`` bytes, as it was at a checkpoint, and to a whole line at any rate."""
-        path = self._inside("log.jsonl")
+        path = self.inside("log.jsonl")
         there = self.log_size()
         if there < size:
             log.warning(f"{path} lacks its last {size - there} bytes; the lines in them are lost.")
@@ -516,13 +516,13 @@ class Run:
 
     def read_log(self) -> list[dict[str, Any]]:
         """The entries of the log; a last line that is still being written does not count. Raises UserError."""
-        path = self._inside("log.jsonl")
+        path = self.inside("log.jsonl")
         lines = _read(path, LARGEST_LOG).split(b"\n")[:-1] if os.path.lexists(path) else []
         return [_parsed(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
     # ----------------------------------------------------------------------------------------------------------- paths
 
-    def _inside(self, *parts: str) -> Path:
+    def inside(self, *parts: str) -> Path:
         """The path of a part of the run. Raises UserError for a link, which could lead anywhere."""
         path = self.path
         for part in parts:
@@ -532,7 +532,7 @@ class Run:
         return path
 
     def _read_text(self, name: str) -> str:
-        path = self._inside(name)
+        path = self.inside(name)
         try:
             return _read(path, LARGEST_YAML).decode("utf-8")
         except UnicodeDecodeError as error:

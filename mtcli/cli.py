@@ -413,6 +413,12 @@ def evaluate(
         part = configs.Plain(source=str(source), target=[str(path) for path in reference or []])
     elif translator.config.data.test is not None:
         part = translator.config.data.test
+        for path in configs.files_of(part):  # a run may come from a stranger, who could name anything
+            if os.path.lexists(path) and not os.path.isfile(path):
+                raise UserError(
+                    f"{path}, which the run's config names as data.test, is no plain file. It was not opened; give "
+                    "--data, or --source and --reference."
+                )
     else:
         raise UserError("The run's config names no data.test; give --data, or --source and --reference.")
     names = list(translator.config.evaluation.metrics)

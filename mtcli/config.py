@@ -521,7 +521,7 @@ class Config(Section):
     training: Training = Training()
     decoding: Decoding = Decoding()
     evaluation: Evaluation = Evaluation()
-    init_from: str | None = None
+    init_from: File | None = None
     """Run directory to start from: its tokenizers, vocabularies and best weights. Of `tokenizer` and `model`, what is
     not given here is as it was there; only dropout may differ."""
 
@@ -544,12 +544,16 @@ class Config(Section):
             )
 
 
+def files_of(corpus: TSV | Plain) -> list[str]:
+    """The file or files of a corpus."""
+    if isinstance(corpus, TSV):
+        return [corpus.path]
+    return [corpus.source, *([corpus.target] if isinstance(corpus.target, str) else corpus.target)]
+
+
 def name_of(corpus: TSV | Plain) -> str:
     """The file or files of a corpus, for messages."""
-    if isinstance(corpus, TSV):
-        return corpus.path
-    targets = [corpus.target] if isinstance(corpus.target, str) else corpus.target
-    return " + ".join([corpus.source, *targets])
+    return " + ".join(files_of(corpus))
 
 
 # --------------------------------------------------------------------------------------------------- reading, writing

@@ -589,4 +589,4 @@ def _tensorboard(run: Run, update: int):
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("training.tensorboard needs TensorBoard: pip install 'mtcli[tensorboard]'.") from None
-    return SummaryWriter(str(run.path / "tensorboard"), purge_step=update)
+    return SummaryWriter(str(run.inside("tensorboard")), purge_step=update)

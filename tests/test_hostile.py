@@ -429,3 +429,13 @@ def test_a_hostile_run_is_refused_in_words(work, stranger, name):
         assert "runs/stranger" in done.stderr or "checkpoint" in done.stderr.lower(), done.stderr
         assert peak() - start < 300 << 20
     assert snapshot(outside) == before and not (work / "trapped").exists()
+
+
+def test_the_test_set_that_a_strangers_config_names_is_opened_only_if_it_is_a_file(work, stranger):
+    run, outside = stranger
+    os.mkfifo(outside / "waits for ever")
+    for path in ("/dev/zero", str(outside / "waits for ever")):
+        setting("data.test", path)(run, outside)
+        done = mtcli(*EVALUATE)
+        assert done.status == 1 and done.stdout == b""
+        assert f"{path}, which the run's config names as data.test, is no plain file" in done.stderr
