@@ -315,7 +315,7 @@ foo: 1
         "x.yaml:20: training.schedule.factor is not a key of linear; it is one of plateau.",
         "x.yaml:20: training.schedule.final_fraction is 2; it must be a number >= 0 and <= 1.",
         "x.yaml:21: decoding is empty; write its keys below it, or leave it out.",
-        "x.yaml:22: foo is not a key here. Keys: data, tokenizer, model, training, decoding, evaluation.",
+        "x.yaml:22: foo is not a key here. Keys: data, tokenizer, model, training, decoding, evaluation, init_from.",
     ]
 
 
