@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -136,7 +137,7 @@ class Trainer:
         lengths = self.data.source_lengths, self.data.target_lengths
         by, self.batch_size = ("sentences", self.settings.batch_sentences) if self.settings.batch_sentences else (
             "tokens", self.settings.batch_tokens)
-        self.plan = lambda epoch: plan_epoch(*lengths, self.batch_size, by, self.settings.seed, epoch)
+        self.plan = lru_cache(1)(lambda epoch: plan_epoch(*lengths, self.batch_size, by, self.settings.seed, epoch))
         first = self.plan(0)
         self.updates_per_epoch = len(first)
         limit = self.settings.micro_batch_tokens or (None if self.device.type == "cpu" else 16_384)
