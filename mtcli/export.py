@@ -251,19 +251,21 @@ class DecoderGraph(nn.Module):
 
 
 def _first_state(model: Seq2Seq, memory: Memory) -> State:
-    """As `init_state`, but a Transformer's cache holds what was written and no room: its length is the position."""
+    """As `init_state`, but a Transformer's past holds what was written and no room: its length is the position."""
     state = model.init_state(memory)
-    return {"cache": state["cache"][:, :, :, :, :0]} if isinstance(model, TransformerSeq2Seq) else state
+    if not isinstance(model, TransformerSeq2Seq):
+        return state
+    return {name: tensor[:, :, :0] for name, tensor in state.items() if name != "position"}
 
 
 def _step(model: Seq2Seq, tokens: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Tensor | None]:
     """As `decode_step` with attention, over the State of `_first_state`."""
     if not isinstance(model, TransformerSeq2Seq):
         return model.decode_step(tokens, state, memory, attention=True)
-    position = state["cache"].shape[4]
-    cache = F.pad(state["cache"], (0, 0, 0, 1))
-    logits, weights = model.step_at(position, tokens, cache, memory, attention=True)
-    return logits, {"cache": cache}, weights
+    position = state["past_keys.0"].shape[2]
+    past = {name: F.pad(tensor, (0, 0, 0, 1)) for name, tensor in state.items()}
+    logits, weights = model.step_at(position, tokens, past, memory, attention=True)
+    return logits, past, weights
 
 
 def _write_onnx(model: Seq2Seq, folder: Path) -> None:
@@ -282,8 +284,9 @@ def _write_onnx(model: Seq2Seq, folder: Path) -> None:
         {**_named("memory", memory_sizes), **_named("state", state_sizes)},
         folder / "encoder.onnx",
     )
-    if "cache" in state:
-        state["cache"], state_sizes["cache"] = F.pad(state["cache"], (0, 0, 0, past)), {0: "B", 4: "C"}
+    for name in state:
+        if name.startswith("past_"):
+            state[name], state_sizes[name] = F.pad(state[name], (0, 0, 0, past)), {0: "B", 2: "C"}
     with torch.no_grad():
         attends = _step(model, source[:, 0], state, memory)[2] is not None
     outputs = {"logits": {}, **_named("next", dict.fromkeys(state, {})), **({"attention": {}} if attends else {})}

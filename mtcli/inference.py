@@ -19,6 +19,7 @@ from .engines import Found
 from .errors import UserError
 from .models import build_model
 from .models.base import Memory, Seq2Seq, State
+from .models.layers import kernels_for
 from .search import search
 from .vocab import BOS, EOS, PAD, UNK
 
@@ -144,9 +145,10 @@ class ModelEngine:
             if len(prefix) >= self.model.max_positions:
                 raise UserError(f"The prefix has {len(prefix)} tokens; the model writes {self.model.max_positions - 1}.")
         with torch.inference_mode():
-            memory = self.model.encode(ids, mask)
+            with kernels_for(ids.numel()):
+                memory = self.model.encode(ids, mask)
             found = search(
-                self.model.decode_step,
+                self._step,
                 memory,
                 self.model.init_state(memory),
                 bos=BOS,
@@ -157,6 +159,7 @@ class ModelEngine:
                 beam_size=decoding.beam_size,
                 n_best=n_best,
                 length_penalty=decoding.length_penalty,
+                look_ahead=decoding.look_ahead,
                 sampling=decoding.sampling,
                 keys=torch.tensor(keys if keys is not None else range(len(rows)), device=self.device),
                 no_repeat_ngram=decoding.no_repeat_ngram,
@@ -175,6 +178,12 @@ class ModelEngine:
             ]
             for source, hypotheses in zip(sources, found)
         ]
+
+    def _step(
+        self, tokens: Tensor, state: State, memory: Memory, attention: bool
+    ) -> tuple[Tensor, State, Tensor | None]:
+        with kernels_for(len(tokens)):
+            return self.model.decode_step(tokens, state, memory, attention)
 
     def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probability of every id of each target, which ends in EOS (forced decoding), all as one batch."""

@@ -114,8 +114,13 @@ class Plain:
     score: float
 
 
-def plain_search(model, sentence, beam_size, *, maximum, minimum, banned, penalty, n=0, prefix=()) -> list[Plain]:
-    """Beam search one sentence and one hypothesis at a time; never stops early. All that finished, best first."""
+def plain_search(
+    model, sentence, beam_size, *, maximum, minimum, banned, penalty, n=0, prefix=(), n_best=1, look_ahead=None
+) -> list[Plain]:
+    """Beam search one sentence and one hypothesis at a time. All that finished, best first.
+
+    It never stops early unless there is a look_ahead.
+    """
     start = math.fsum(model.next(sentence, prefix[:i])[token] for i, token in enumerate(prefix))
     live, finished = [(start, tuple(prefix))], []
     for length in range(len(prefix), maximum + 1):
@@ -134,6 +139,10 @@ def plain_search(model, sentence, beam_size, *, maximum, minimum, banned, penalt
         finished += [Plain(list(tokens), value, divide(penalty, value, len(tokens))) for value, tokens in ended]
         if not live or (beam_size == 1 and finished):
             break
+        if look_ahead is not None and len(finished) >= n_best:
+            reach = min(length + 1 + look_ahead, maximum) + 1
+            if divide(penalty, live[0][0], reach) <= sorted(each.score for each in finished)[-n_best]:
+                break
     return sorted(finished, key=lambda each: -each.score)
 
 
@@ -224,7 +233,7 @@ def test_beam_of_one_is_greedy(model, penalty, minimum, maximum):
 
 @several
 @given(walks, st.sampled_from(PENALTIES), st.data())
-def test_equals_a_plain_search_that_never_stops_early(model, penalty, data):
+def test_equals_a_plain_search(model, penalty, data):
     count, vocabulary = len(model.log_probs), len(model.log_probs[0][0][0])
     beam_size = data.draw(st.integers(1, 5))
     n_best = data.draw(st.integers(1, beam_size))
@@ -232,15 +241,16 @@ def test_equals_a_plain_search_that_never_stops_early(model, penalty, data):
     maximum = data.draw(st.lists(st.integers(0, 9), min_size=count, max_size=count))
     n = data.draw(st.integers(0, 3))
     prefix = tuple(data.draw(st.lists(st.integers(2, vocabulary - 1), max_size=2)))
+    look_ahead = data.draw(st.none() | st.integers(0, 4))
     banned = (BOS, 2) if vocabulary > 4 else (BOS,)
     found = run(
         model, penalty=penalty, minimum=minimum, maximum=maximum, banned=banned, beam_size=beam_size, n_best=n_best,
-        no_repeat_ngram=n, prefix=prefix,
+        no_repeat_ngram=n, prefix=prefix, look_ahead=look_ahead,
     )  # fmt: skip
     for sentence in range(count):
         expected = plain_search(
-            model, sentence, beam_size, banned=banned, penalty=penalty, n=n, prefix=prefix,
-            maximum=max(maximum[sentence], len(prefix)), minimum=minimum[sentence],
+            model, sentence, beam_size, banned=banned, penalty=penalty, n=n, prefix=prefix, n_best=n_best,
+            look_ahead=look_ahead, maximum=max(maximum[sentence], len(prefix)), minimum=minimum[sentence],
         )  # fmt: skip
         assert_same(found[sentence], expected[:n_best])
 

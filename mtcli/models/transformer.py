@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..config import Transformer as TransformerConfig
 from ..errors import UserError
 from .base import Memory, Seq2Seq, State
-from .layers import Dropout
+from .layers import Dropout, kernels_for
 
 CACHE_CHUNK = 16  # target positions by which the cache of keys and values grows
 
@@ -82,39 +82,50 @@ class TransformerSeq2Seq(Seq2Seq):
         return self.projection(states)
 
     def encode(self, source: Tensor, source_mask: Tensor) -> Memory:
-        """Memory: ``mask`` (B, S), ``keys`` and ``values`` (B, L, G, S, D) of every decoder layer's cross-attention."""
+        """Memory: ``mask`` (B, S) and, for each decoder layer i, what its cross-attention looks at, ``keys.i`` and
+        ``values.i`` (B, G, S, D), the keys divided by √D."""
         encoded = self._encode(source, source_mask)
-        keys, values = zip(*(layer.cross_attention.keys_and_values(encoded) for layer in self.decoder))
-        return {"mask": source_mask, "keys": torch.stack(keys, 1), "values": torch.stack(values, 1)}
+        memory = {"mask": source_mask}
+        for index, layer in enumerate(self.decoder):
+            keys, values = layer.cross_attention.keys_and_values(encoded)
+            memory[f"keys.{index}"] = (keys * layer.cross_attention.scale).contiguous()
+            memory[f"values.{index}"] = values.contiguous()
+        return memory
 
     def init_state(self, memory: Memory) -> State:
-        """State: ``position`` (R,), ``cache`` (R, L, 2, G, C, D): keys and values so far, in room for C positions."""
-        rows, layers, groups, _, size = memory["keys"].shape
-        cache = memory["keys"].new_zeros(rows, layers, 2, groups, CACHE_CHUNK, size)
-        return {"position": torch.zeros(rows, dtype=torch.long, device=cache.device), "cache": cache}
+        """State: ``position`` (R,) and, for each layer i, its self-attention's ``past_keys.i`` (divided by √D) and
+        ``past_values.i`` (R, G, C, D), in room for C positions."""
+        rows, groups, _, size = memory["keys.0"].shape
+        state = {"position": torch.zeros(rows, dtype=torch.long, device=memory["mask"].device)}
+        for index in range(len(self.decoder)):
+            for name in (f"past_keys.{index}", f"past_values.{index}"):
+                state[name] = memory["keys.0"].new_zeros(rows, groups, CACHE_CHUNK, size)
+        return state
 
     def decode_step(
         self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
     ) -> tuple[Tensor, State, Tensor | None]:
-        position, cache = int(state["position"][0]), state["cache"]  # rows go in step
-        if position == cache.shape[4]:
-            cache = F.pad(cache, (0, 0, 0, CACHE_CHUNK))
-        logits, weights = self.step_at(position, tokens, cache, memory, attention)
-        return logits, {"position": state["position"] + 1, "cache": cache}, weights
+        position = int(state["position"][0])  # rows go in step
+        past = {name: tensor for name, tensor in state.items() if name != "position"}
+        if position == past["past_keys.0"].shape[2]:
+            past = {name: F.pad(tensor, (0, 0, 0, CACHE_CHUNK)) for name, tensor in past.items()}
+        logits, weights = self.step_at(position, tokens, past, memory, attention)
+        return logits, {"position": state["position"] + 1, **past}, weights
 
     def step_at(
-        self, position: int, tokens: Tensor, cache: Tensor, memory: Memory, attention: bool
+        self, position: int, tokens: Tensor, past: State, memory: Memory, attention: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits and attention after the tokens at ``position``, whose keys and values are written into the cache."""
-        x = self._embed(self.target_embedding, tokens[:, None], position)  # (R, 1, H)
+        """Logits and attention after the tokens at ``position``, whose keys and values are written into the past."""
+        x = self._embed(self.target_embedding, tokens[:, None], position).squeeze(1)  # (R, H)
         rotate = self.positions.rotation(position, 1, x)
-        mask = memory["mask"][:, None, None, :]  # (B, 1, 1, S)
+        padding = ~memory["mask"][:, None, None, :]  # (B, 1, 1, S)
         weights = None
         for index, layer in enumerate(self.decoder):
-            cross = memory["keys"][:, index], memory["values"][:, index]  # (B, G, S, D) each
-            last = index == len(self.decoder) - 1
-            x, weights = layer.step(x, cache[:, index], position, cross, mask, rotate, attention and last)
-        return self.project(self.decoder_norm(x[:, 0])), weights
+            own = past[f"past_keys.{index}"], past[f"past_values.{index}"]
+            cross = memory[f"keys.{index}"], memory[f"values.{index}"]
+            x, weights = layer.step(x, own, position, cross, padding, rotate)
+        weights = weights.mean(1).flatten(0, 1) if attention else None  # (B, A, K, S) -> (R, S)
+        return self.project(self.decoder_norm(x)), weights
 
 
 # -------------------------------------------------------------------------------------------------------------- layers
@@ -179,20 +190,17 @@ class DecoderLayer(nn.Module):
     def step(
         self,
         x: Tensor,
-        cache: Tensor,
+        past: tuple[Tensor, Tensor],
         position: int,
         cross: tuple[Tensor, Tensor],
-        mask: Tensor,
+        padding: Tensor,
         rotate: Rotation | None,
-        attention: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """x (R, 1, H), cache (R, 2, G, C, D), cross-attention keys and values of B sentences -> (R, 1, H), (R, S)."""
+    ) -> tuple[Tensor, Tensor]:
+        """x (R, H), own keys and values (R, G, C, D), cross-attention's (B, G, S, D) -> (R, H), weights (B, A, K, S)."""
         y = self.around_self_attention.enter(x)
-        x = self.around_self_attention.leave(x, self.self_attention.step(y, cache, position, rotate))
+        x = self.around_self_attention.leave(x, self.self_attention.step(y, *past, position, rotate))
         y = self.around_cross_attention.enter(x)
-        y = y.view(mask.shape[0], -1, y.shape[-1])  # (B, K, H): a sentence's hypotheses ask side by side
-        weights = self.cross_attention.weights(y, cross[0], mask).flatten(0, 1) if attention else None  # (R, S)
-        y = self.cross_attention.attend(y, *cross, mask).view(x.shape)
+        y, weights = self.cross_attention.look(y, *cross, padding)
         x = self.around_cross_attention.leave(x, y)
         return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x))), weights
 
@@ -240,6 +248,7 @@ class MultiHeadAttention(nn.Module):
                 "must divide the one before it."
             )
         self.size = config.hidden_size // self.heads
+        self.scale = self.size**-0.5
         keys = self.groups * self.size
         self.sizes = [config.hidden_size, keys, keys]
         self.dropout = config.attention_dropout
@@ -289,15 +298,35 @@ class MultiHeadAttention(nn.Module):
             query, keys = rotate(query), rotate(keys)
         return self._attend(query, keys, values, mask, causal=mask is None)
 
-    def step(self, x: Tensor, cache: Tensor, position: int, rotate: Rotation | None) -> Tensor:
-        """One position x (R, 1, H) over itself and the past in the cache (R, 2, G, C, D), to which it is added."""
-        query, keys, values = map(self._split, self.query_key_value(x).split(self.sizes, dim=-1))
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, position: int, rotate: Rotation | None) -> Tensor:
+        """One position x (R, H) over itself and the past, keys and values (R, G, C, D), to which it is added."""
+        rows, groups, _, size = keys.shape
+        query, key, value = (part.view(rows, -1, 1, size) for part in self.query_key_value(x).split(self.sizes, dim=1))
         if rotate is not None:
-            query, keys = rotate(query), rotate(keys)
-        cache[:, 0, :, position : position + 1] = keys
-        cache[:, 1, :, position : position + 1] = values
-        past = cache[:, :, :, : position + 1]
-        return self._attend(query, past[:, 0], past[:, 1], None)
+            query, key = rotate(query), rotate(key)
+        keys[:, :, position : position + 1] = key * self.scale
+        values[:, :, position : position + 1] = value
+        query = query.reshape(rows * groups, -1, size)  # (R·G, A / G, D)
+        keys, values = (past.flatten(0, 1)[:, : position + 1] for past in (keys, values))
+        with kernels_for(1):
+            context = torch.bmm(torch.bmm(query, keys.mT).softmax(2), values)
+        return self.output(context.view(rows, -1))
+
+    def look(self, x: Tensor, keys: Tensor, values: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-attention of x (R, H) over keys and values (B, G, S, D), padding (B, 1, 1, S) -> (R, H), (B, A, K, S).
+
+        A sentence's hypotheses ask side by side, and so do the heads that share keys.
+        """
+        sentences, groups, length, size = keys.shape
+        query = self.query(x).view(sentences, -1, groups, self.heads // groups, size)  # (B, K, G, A / G, D)
+        width = query.shape[1]
+        query = query.permute(0, 2, 3, 1, 4).reshape(sentences * groups, -1, size)  # (B·G, A / G · K, D)
+        with kernels_for(1):
+            scores = torch.bmm(query, keys.flatten(0, 1).mT)  # (B·G, A / G · K, S)
+            weights = scores.view(sentences, self.heads, width, length).masked_fill_(padding, -math.inf).softmax(3)
+            context = torch.bmm(weights.view(scores.shape), values.flatten(0, 1))
+        context = context.view(sentences, self.heads, width, size).transpose(1, 2)  # (B, K, A, D)
+        return self.output(context.reshape(x.shape)), weights
 
     def keys_and_values(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """encoded (B, S, H) -> keys and values (B, G, S, D)"""
@@ -307,12 +336,6 @@ class MultiHeadAttention(nn.Module):
     def attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Cross-attention of x (B, T, H) over keys and values (B, G, S, D), mask (B, 1, 1, S)."""
         return self._attend(self._split(self.query(x)), keys, values, mask)
-
-    def weights(self, x: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        """What `attend` gives each source position, mean over heads: (B, T, S)."""
-        keys = keys.repeat_interleave(self.heads // self.groups, dim=1)
-        scores = self._split(self.query(x)) @ keys.transpose(2, 3) / math.sqrt(self.size)  # (B, A, T, S)
-        return scores.masked_fill(~mask, -math.inf).softmax(dim=-1).mean(dim=1)
 
 
 # ----------------------------------------------------------------------------------------------------------- positions
