@@ -297,6 +297,20 @@ def test_a_step_by_hand_is_the_fused_one(cell: str) -> None:
     same(state, last)
 
 
+def test_additive_attention_is_that_of_the_paper(batch: tuple[Tensor, ...]) -> None:
+    """v·tanh(W q + U k), softmax over real tokens, mean of the values (Bahdanau et al. 2015, A.1.2)."""
+    mask = batch[1]
+    attention = ATTENTIONS["additive"](8).double()
+    queries, values = torch.randn(len(LENGTHS), 3, 8).double(), torch.randn(*mask.shape, 8).double()
+    context, weights = attention(queries, attention.keys(values), values, mask)
+    for row, length in enumerate(LENGTHS):
+        for query in range(3):
+            pairs = torch.tanh(attention.from_query(queries[row, query]) + attention.from_value(values[row, :length]))
+            expected = (pairs @ attention.v.weight[0]).softmax(0)
+            same(weights[row, query, :length], expected, 1e-12)
+            same(context[row, query], expected @ values[row, :length], 1e-12)
+
+
 def test_the_backward_encoder_starts_at_the_last_real_token(batch: tuple[Tensor, ...]) -> None:
     """Against nn.GRU's own second direction on a sentence without padding."""
     source, mask, _ = batch
