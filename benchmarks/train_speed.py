@@ -195,7 +195,7 @@ def mtcli_gru(attention, at):
 
 
 def tutorial_gru(additive):
-    """A bidirectional encoder and a decoder that is called for one step at a time, projection included."""
+    """A bidirectional encoder and a decoder that is called for one step at a time, keys, projection and loss included."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -209,7 +209,8 @@ def tutorial_gru(additive):
             self.encoder = nn.GRU(size, size // 2, batch_first=True, bidirectional=True)
             self.bridge = nn.Linear(size, size)
             self.decoder = nn.GRU(size * 2 if additive else size, size, batch_first=True)
-            self.query, self.key, self.energy = nn.Linear(size, size), nn.Linear(size, size), nn.Linear(size, 1)
+            if additive:
+                self.query, self.key, self.energy = nn.Linear(size, size), nn.Linear(size, size), nn.Linear(size, 1)
             self.combine = nn.Linear(2 * size, size)
             self.projection = nn.Linear(size, VOCABULARY)
             self.dropout = nn.Dropout(DROPOUT)
