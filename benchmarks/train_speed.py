@@ -195,7 +195,7 @@ def mtcli_gru(attention, at):
 
 
 def tutorial_gru(additive):
-    """A bidirectional encoder and a decoder that is called for one step at a time, keys, projection and loss included."""
+    """A bidirectional encoder and a decoder that is called for a step at a time, keys, projection and loss included."""
     import torch
     import torch.nn.functional as F
     from torch import nn
