@@ -269,6 +269,10 @@ def live(kind: str, name: str, threads: int, pipe) -> None:
     model, loss, _ = build(*arguments)
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+    if name.startswith("mtcli"):
+        from mtcli import config, optim
+
+        (optimizer,) = optim.build(model, config.Adam(learning_rate=1e-4))
     pipe.send(sum(parameter.numel() for parameter in model.parameters()))
     data = batches(pipe.recv())
     square = torch.randn(1024, 1024)
