@@ -148,7 +148,8 @@ class ModelEngine:
         if self.model.max_positions is not None:
             maximum = maximum.clamp(max=self.model.max_positions - 1)
             if len(prefix) >= self.model.max_positions:
-                raise UserError(f"The prefix has {len(prefix)} tokens; the model writes {self.model.max_positions - 1}.")
+                most = self.model.max_positions - 1
+                raise UserError(f"The prefix has {len(prefix)} tokens; the model writes {most}.")
         with torch.inference_mode():
             with kernels_for(ids.numel()):
                 memory = self.model.encode(ids, mask)

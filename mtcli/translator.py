@@ -174,7 +174,9 @@ class Translator:
         """
         decoding = decoding or self.decoding(**changes)
         if decoding.sampling is None and n_best > decoding.beam_size:
-            raise UserError(f"n_best is {n_best}, but beam_size {decoding.beam_size} finds no more than that; raise beam_size.")
+            raise UserError(
+                f"n_best is {n_best}, but beam_size {decoding.beam_size} finds no more than that; raise beam_size."
+            )
         if replace_unknown and self.codecs[1].tokenizer.pieces() is not None:
             log.warning("There are no unknown words to replace: this model spells every word, in subwords.")
             replace_unknown = False
@@ -214,7 +216,9 @@ class Translator:
                     prefix=prefix if begins else (),
                 )
                 for index, hypotheses in zip(batch, results):
-                    found[index] = [self._hypothesis(each, pieces[index], attention, replace_unknown) for each in hypotheses]
+                    found[index] = [
+                        self._hypothesis(each, pieces[index], attention, replace_unknown) for each in hypotheses
+                    ]
         by_line = {
             line: [found[index] for index in group]
             for line, group in groupby(range(len(pieces)), key=lambda index: pieces[index].line)
@@ -296,7 +300,9 @@ class Translator:
         words = list(tokens)
         if replace_unknown:
             if found.attention is None:
-                raise UserError("Unknown words are replaced by what the model attended to, and this model has no attention.")
+                raise UserError(
+                    "Unknown words are replaced by what the model attended to, and this model has no attention."
+                )
             for place, row in enumerate(found.attention[:-1]):
                 if found.tokens[place] == UNK and piece.tokens:
                     words[place] = self._source_word(piece.tokens, max(range(len(piece.tokens)), key=row.__getitem__))
@@ -338,7 +344,9 @@ class Translator:
         tokens = self._tokens(side, text, place) if isinstance(text, str) else text
         limit = learned_positions(self.config)
         if limit is not None and len(tokens) >= limit:
-            raise UserError(f"{place} has {len(tokens)} tokens; the model has positions for {limit - 1} (model.max_positions).")
+            raise UserError(
+                f"{place} has {len(tokens)} tokens; the model has positions for {limit - 1} (model.max_positions)."
+            )
         return [*self.codecs[side].vocabulary.encode(tokens), EOS]
 
 

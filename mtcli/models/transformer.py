@@ -198,7 +198,7 @@ class DecoderLayer(nn.Module):
         padding: Tensor,
         rotate: Rotation | None,
     ) -> tuple[Tensor, Tensor]:
-        """x (R, H), own keys and values (R, G, C, D), cross-attention's (B, G, S, D) -> (R, H), weights (B, A, K, S)."""
+        """x (R, H), own keys and values (R, G, C, D), the source's (B, G, S, D) -> (R, H), weights (B, A, K, S)."""
         y = self.around_self_attention.enter(x)
         x = self.around_self_attention.leave(x, self.self_attention.step(y, *past, position, rotate))
         y = self.around_cross_attention.enter(x)
@@ -221,10 +221,11 @@ class FeedForward(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.gated = config.activation == "swiglu"
-        self.activation = {"relu": F.relu, "gelu": F.gelu, "swiglu": F.silu}[config.activation]
+        self.activation = {"relu": F.relu_, "gelu": F.gelu, "swiglu": F.silu}[config.activation]
         size = config.feed_forward_size
-        self.inner = PackedLinear(config.hidden_size, [size, size]) if self.gated else nn.Linear(config.hidden_size, size)
-        self.outer = nn.Linear(size, config.hidden_size)
+        hidden = config.hidden_size
+        self.inner = PackedLinear(hidden, [size, size]) if self.gated else nn.Linear(hidden, size)
+        self.outer = nn.Linear(size, hidden)
         self.dropout = Dropout(config.activation_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -279,7 +280,7 @@ class MultiHeadAttention(nn.Module):
     def _attend_plainly(
         self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool, dropout: float
     ) -> Tensor:
-        """Step by step, as the paper has it: on the CPU and for sentences 1.5 to 2 times as fast as PyTorch's kernel."""
+        """Step by step, as the paper has it: on the CPU, for sentences, 1.5 to 2 times as fast as PyTorch's kernel."""
         if self.groups != self.heads:
             keys, values = (x.repeat_interleave(self.heads // self.groups, dim=1) for x in (keys, values))
         scores = (query * self.size**-0.5) @ keys.transpose(2, 3)  # (B, A, T, S)
