@@ -473,7 +473,8 @@ class Decoding(Section):
     look_ahead: Annotated[int, Field(ge=0)] | None = 3
     """A search ends when no unfinished hypothesis could come out best even if so many more tokens were certain.
 
-    null: as many as its maximum length allows, which is exact and takes a third more time; of 1,000 sentences none changed.
+    null: as many as its maximum length allows, which is exact and takes a third more time; of 1,000 sentences, none
+    changed.
     """
     min_length_ratio: Ratio = 0.0
     """A translation has at least this many tokens for each of its own source's."""

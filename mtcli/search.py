@@ -222,7 +222,8 @@ def _top(values: Tensor, offsets: Tensor, k: int) -> tuple[Tensor, Tensor]:
     hypotheses = chosen // groups
     first = chosen + hypotheses * (vocabulary - groups)  # the place of a group's first member
     places = first.unsqueeze(2) + torch.arange(0, vocabulary, groups, device=values.device)  # (B, k, members)
-    inside = values.flatten(1).gather(1, places.flatten(1)) + offsets.gather(1, hypotheses).repeat_interleave(members, 1)
+    inside = values.flatten(1).gather(1, places.flatten(1))
+    inside += offsets.gather(1, hypotheses).repeat_interleave(members, 1)
     best, order = inside.topk(min(k, inside.shape[1]))
     places = places.flatten(1).gather(1, order)
     if missing := k - best.shape[1]:  # fewer continuations than k exist
