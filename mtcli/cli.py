@@ -273,12 +273,15 @@ def translate(
     wish = dict(n_best=n_best, prefix=prefix, replace_unknown=replace_unknown)
     options = dict(decoding=decoding, attention=as_json, **wish)
     if lines is None:
-        for number, line in enumerate(_prompt(), 1):
-            for translation in translator.stream([line], first_line=number, **options):
-                _write(sys.stdout, translation, number, n_best, as_json)
+        for number, translation in enumerate(translator.stream(_prompt(), ready=lambda: False, **options), 1):
+            _write(sys.stdout, translation, number, n_best, as_json)
         return
+    from . import corpus
     from .output import left_behind, progress, writer
     from .translator import POOL_LINES
+
+    if output is None and isinstance(lines, corpus.Arriving):  # a program on the other side may wait for an answer
+        options["ready"] = lines.ready
 
     task = {
         "model": translator.name,
@@ -320,7 +323,7 @@ def _lines(text: list[str] | None, path: Path | None) -> Iterable[str] | None:
         return corpus.read_lines(path)
     if sys.stdin.isatty():
         return None
-    return corpus.read_stream(sys.stdin.buffer, "stdin")
+    return corpus.Arriving(sys.stdin.buffer, "stdin")
 
 
 def _load_translator(run: Path | list[Path] | None, device: Device, threads: int | None):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import select
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -61,8 +63,8 @@ def _suffix(path: str | Path, *suffixes: str) -> bool:
     return str(path).endswith(suffixes)
 
 
-def read_stream(stream: BinaryIO, name: str) -> Iterator[str]:
-    """The lines of an open file, such as ``sys.stdin.buffer``; ``name`` is what messages call it."""
+def read_stream(stream: Iterable[bytes], name: str) -> Iterator[str]:
+    """The lines of an open file; ``name`` is what messages call it."""
     for number, content in enumerate(stream, 1):
         try:
             line = content.decode("utf-8")
@@ -76,6 +78,54 @@ def read_stream(stream: BinaryIO, name: str) -> Iterator[str]:
             if not line:  # nothing but a byte order mark
                 return
         yield line.removesuffix("\n").removesuffix("\r")
+
+
+class Arriving:
+    """The lines of a stream that may still be written, such as a pipe, as by `read_stream`; `ready` tells when to wait."""
+
+    BLOCK = 1 << 16  # bytes: what a pipe holds
+    PATIENCE = 0.001  # seconds in which a writer that is at work writes more
+
+    def __init__(self, stream: BinaryIO, name: str):
+        self.stream, self.name = stream, name
+        self.whole: deque[bytes] = deque()
+        self.torn: list[bytes] = []  # parts of a line whose end has not come yet
+        self.ended = False
+
+    def __iter__(self) -> Iterator[str]:
+        return read_stream(self._contents(), self.name)
+
+    def ready(self) -> bool:
+        """Whether the next line, or the end, is here: to ask for it would be no waiting."""
+        while not self.whole and not self.ended and self._more():
+            self._read()
+        return bool(self.whole) or self.ended
+
+    def _contents(self) -> Iterator[bytes]:
+        while True:
+            while not self.whole and not self.ended:
+                self._read()
+            if not self.whole:
+                return
+            yield self.whole.popleft()
+
+    def _more(self) -> bool:
+        try:
+            return bool(select.select([self.stream], [], [], self.PATIENCE)[0])
+        except (OSError, ValueError):  # no stream, or no system, that can tell
+            return True
+
+    def _read(self) -> None:
+        """Take what has come, or wait for something."""
+        block = self.stream.read1(self.BLOCK)
+        self.ended = not block
+        for part in io.BytesIO(block):
+            self.torn.append(part)
+            if part.endswith(b"\n"):
+                self.whole.append(b"".join(self.torn))
+                self.torn = []
+        if self.ended and self.torn:
+            self.whole.append(b"".join(self.torn))
 
 
 def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> Iterator[Pair]:

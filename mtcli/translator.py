@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -157,6 +157,7 @@ class Translator:
         first_line: int = 1,
         prefix: str = "",
         replace_unknown: bool = False,
+        ready: Callable[[], bool] | None = None,
         **changes: Any,
     ) -> Iterator[Translation]:
         """Translate lines as they come, in order, one Translation a line; memory does not grow with their number.
@@ -167,6 +168,8 @@ class Translator:
             number and not on what is translated beside it.
         prefix: text with which every translation begins.
         replace_unknown: write the most attended word of the source where the model writes UNK.
+        ready: says whether the next line is here already; those that are get translated without waiting for it. By
+            default some thousand lines are waited for, which are then translated together: that is fast.
         changes: keys of the config's decoding section.
 
         A line of more than ``max_length`` tokens is translated in pieces, with a warning. Raises UserError for what is
@@ -183,8 +186,7 @@ class Translator:
         if replace_unknown:
             decoding = configs.replace(decoding, generate_unknown=True)
         start = self._prefix(prefix)
-        lines = iter(lines)
-        while pool := list(islice(lines, POOL_LINES)):
+        for pool in _pools(lines, ready):
             yield from self._pool(pool, first_line, decoding, n_best, attention, start, replace_unknown)
             first_line += len(pool)
 
@@ -362,6 +364,18 @@ BREAKS = [
 ]
 # Letters and signs (Chinese, Japanese) beside which there is no space between sentences.
 UNSPACED = re.compile("[\u3000-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
+
+
+def _pools(lines: Iterable[str], ready: Callable[[], bool] | None) -> Iterator[list[str]]:
+    """Lines that are translated together: POOL_LINES, or fewer where the next one is not ready, or where they end."""
+    pool = []
+    for line in lines:
+        pool.append(line)
+        if len(pool) == POOL_LINES or ready and not ready():
+            yield pool
+            pool = []
+    if pool:
+        yield pool
 
 
 def _joined(parts: list[list[Hypothesis]]) -> list[Hypothesis]:

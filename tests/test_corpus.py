@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mtcli.config import TSV, Plain
-from mtcli.corpus import Pair, count_lines, read_evaluation, read_lines, read_pairs, read_stream
+from mtcli.corpus import Arriving, Pair, count_lines, read_evaluation, read_lines, read_pairs, read_stream
 from mtcli.errors import UserError
 
 LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"))
@@ -50,6 +50,25 @@ def test_any_bytes_give_lines_or_a_message(content):
         assert str(error).startswith("text:")
         with pytest.raises(UnicodeDecodeError):
             content.decode()
+
+
+@given(chunks=st.lists(st.text("ab\n\r\ufeff").map(str.encode)))
+def test_lines_of_a_pipe_are_ready_as_soon_as_they_are_whole(chunks):
+    reader, writer = os.pipe()
+    sent, got = b"", []
+    with open(reader, "rb") as stream:
+        arriving = Arriving(stream, "pipe")
+        lines = iter(arriving)
+        for chunk in chunks:
+            os.write(writer, chunk)
+            sent += chunk
+            while arriving.ready():
+                got.append(next(lines))
+            assert len(got) == sent.count(b"\n")
+        os.close(writer)
+        got += lines
+        assert arriving.ready()  # the end is
+    assert got == list(read_stream(io.BytesIO(sent), "pipe"))
 
 
 def test_gzip_is_read_by_name(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import select
 import shutil
 import signal
 import struct
@@ -403,6 +404,24 @@ def test_what_was_begun_otherwise_is_not_continued(runs, tmp_path):
     assert "begun with another task" in told and "decoding.beam_size: 1 -> 2" in told
     (tmp_path / "out2.part.json").unlink()
     assert "missing or damaged" in mtcli(*base, "--resume", status=1).stderr.decode()
+
+
+def test_a_program_at_the_other_end_of_a_pipe_gets_its_answer_before_it_asks_again(runs):
+    arguments = command("translate", "--run", runs("subword"), "--replace-unknown")
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen(arguments, env=ENVIRONMENT, bufsize=0, **pipes)
+    with process:
+        answers = []
+        for question in (b"abc\n", b"fed\n\nbad\ncab"):  # the last one is not whole yet
+            process.stdin.write(question)
+            for _ in range(question.count(b"\n")):
+                assert select.select([process.stdout], [], [], 60)[0], "it waits for more"
+                answers.append(process.stdout.readline())
+        process.stdin.close()
+        answers += process.stdout.readlines()
+        assert process.stderr.read().count(b"There are no unknown words") == 1
+    assert process.returncode == 0
+    assert answers == mtcli("translate", "--run", runs("subword"), "abc", "fed", "", "bad", "cab").stdout.splitlines(True)
 
 
 def test_score_agrees_with_translate(runs, tmp_path):
