@@ -517,15 +517,15 @@ def score(
 
     part = configs.TSV(path=str(data)) if data else configs.Plain(source=str(source), target=str(target))
     translator = _load_translator(run, device, threads)
-    pairs, scored = tee((pair.source, pair.target) for pair in corpus.read_pairs(part, skip_blank=False))
+    pairs, scored = tee(corpus.read_pairs(part, skip_blank=False))
     with writer(output) as out, progress(translator.score(scored), data or source, output is None) as results:
-        for number, ((source_text, target_text), tokens) in enumerate(zip(pairs, results), 1):
+        for number, (pair, tokens) in enumerate(zip(pairs, results), 1):
             total = sum(tokens)
             penalised = total / translator.config.decoding.length_penalty.divisor(len(tokens))
             if as_json:
                 line = {
-                    "line": number, "source": source_text, "target": target_text, "score": penalised,
-                    "log_probability": total, "tokens": translator.codecs[1].tokenizer.tokenize(target_text),
+                    "line": number, "source": pair.source, "target": pair.target, "score": penalised,
+                    "log_probability": total, "tokens": translator.codecs[1].tokenizer.tokenize(pair.target),
                     "token_log_probabilities": tokens,
                 }  # fmt: skip
                 print(json.dumps(line, ensure_ascii=False), file=out, flush=True)

@@ -61,7 +61,8 @@ def answer(
     limit: int | None = None,
 ) -> Answers:
     """Translate ``sources``, or only the first ``limit``, and judge the first references of all."""
-    tokens = list(translator.score((source, known[0]) for source, known in zip(sources, references)))
+    pairs = ((source, known[0]) for source, known in zip(sources, references))
+    tokens = list(translator.score(pairs, warn=False))  # long sources are warned of where they are translated
     hypotheses = [translation.text for translation in translator.stream(sources[:limit], decoding)]
     return Answers(hypotheses, [sum(each) for each in tokens], [len(each) for each in tokens])
 

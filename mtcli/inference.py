@@ -105,6 +105,7 @@ class ModelEngine:
 
     def __init__(self, model: Seq2Seq, device: torch.device, name: str = ""):
         self.model, self.device, self.name = model, device, name
+        self.positions = model.max_positions  # tokens of the longest sentence, EOS included; None: no limit
 
     @classmethod
     def load(cls, runs: Sequence[Run], sizes: Sequence[int], device: torch.device) -> ModelEngine:

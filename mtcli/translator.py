@@ -20,6 +20,7 @@ from .tokenizers import SPACE
 from .vocab import EOS, UNK
 
 if TYPE_CHECKING:
+    from .corpus import Pair
     from .engines import CTranslate2Engine, Found
     from .inference import ModelEngine
 
@@ -323,15 +324,21 @@ class Translator:
 
     # --------------------------------------------------------------------------------------------------------- scoring
 
-    def score(self, pairs: Iterable[tuple[str, str | Sequence[str]]]) -> Iterator[list[float]]:
+    def score(
+        self, pairs: Iterable[Pair | tuple[str, str | Sequence[str]]], warn: bool = True
+    ) -> Iterator[list[float]]:
         """Log-probability of every target token, EOS included, of given translations (forced decoding), as they come.
 
-        A translation is a text, which is tokenized, or a list of tokens: a hypothesis's own may be cut otherwise.
-        Raises UserError for what is no line of text, or longer than the model has positions.
+        A translation is a text, which is tokenized, or a list of tokens: a hypothesis's own may be cut otherwise. A
+        pair longer than any in training is scored as it is, with a warning unless ``warn`` is false. Messages name the
+        place of a Pair, else its number. Raises UserError for what is no line of text, or longer than the model has
+        positions.
         """
         pairs, first = iter(pairs), 1
         while pool := list(islice(pairs, POOL_LINES)):
-            sources, targets = ([self._ids(n, pair[n], first + i) for i, pair in enumerate(pool)] for n in (0, 1))
+            places = [pair[2] if len(pair) > 2 else f"Pair {number}" for number, pair in enumerate(pool, first)]
+            ids = [[self._ids(side, pair[side], place, warn) for side in (0, 1)] for pair, place in zip(pool, places)]
+            sources, targets = zip(*ids)
             order = sorted(range(len(pool)), key=lambda index: (len(targets[index]), len(sources[index])))
             lengths = [max(len(source), len(target)) for source, target in zip(sources, targets)]
             done: dict[int, list[float]] = {}
@@ -340,14 +347,19 @@ class Translator:
             yield from (done[index] for index in range(len(pool)))
             first += len(pool)
 
-    def _ids(self, side: int, text: str | Sequence[str], number: int) -> list[int]:
+    def _ids(self, side: int, text: str | Sequence[str], place: str, warn: bool) -> list[int]:
         """The ids of a pair's source (0) or target (1), EOS included."""
-        place = f"The {('source', 'target')[side]} of pair {number}"
+        place = f"{place}: the {('source', 'target')[side]}"
         tokens = self._tokens(side, text, place) if isinstance(text, str) else text
-        limit = learned_positions(self.config)
+        limit = self.engine.positions
         if limit is not None and len(tokens) >= limit:
             raise UserError(
                 f"{place} has {len(tokens)} tokens; the model has positions for {limit - 1} (model.max_positions)."
+            )
+        if warn and len(tokens) > self.max_length:
+            log.warning(
+                f"{place} has {len(tokens)} tokens; the model has seen no sentence of more than {self.max_length} "
+                "(data.max_length). It is scored as it is; do not rely on it."
             )
         return [*self.codecs[side].vocabulary.encode(tokens), EOS]
 

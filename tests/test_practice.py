@@ -139,7 +139,7 @@ def test_no_line_is_too_long_for_learned_positions(load, caplog):
     assert len(found) == 3
     assert all(f"Line {line}" in caplog.text for line in (1, 2)) and "Line 3" not in caplog.text
     assert len(found[2].hypotheses[0].tokens) <= 39
-    with pytest.raises(UserError, match="target of pair 2 has 50 tokens; the model has positions for 39"):
+    with pytest.raises(UserError, match="Pair 2: the target has 50 tokens; the model has positions for 39"):
         list(translator.score([("a", "b"), ("a", "b" * 50)]))
 
 
@@ -149,7 +149,7 @@ def test_what_is_no_line_of_text_is_named(load):
         translator.translate(["a", "b\nc"])
     with pytest.raises(UserError, match="Line 1: Character 2 of the text is the lone surrogate"):
         translator.translate(["a\udc80"])
-    with pytest.raises(UserError, match="source of pair 1 holds a line end"):
+    with pytest.raises(UserError, match="Pair 1: the source holds a line end"):
         list(translator.score([("a\n", "b")]))
     with pytest.raises(TypeError, match="Line 1 is of type bytes"):
         translator.translate([b"a"])
@@ -440,6 +440,26 @@ def test_score_agrees_with_translate(runs, tmp_path):
     assert [float(line.split("\t")[0]) for line in table] == pytest.approx([own["log_probability"] for own in scored], abs=1e-5)
     for arguments in ([], ["--source", data], ["--data", data, "--source", data]):
         assert "--source and --target" in mtcli("score", "--run", run, *arguments, status=2).stderr.decode()
+
+
+def test_pairs_longer_than_any_in_training_are_scored_with_a_warning_or_named(runs, tmp_path):
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_text("ab\nabc\nabcdefabcdefabc\n")
+    target.write_text("BA\nFEDCBAFEDCBAFEDCBA\nCBA\n")
+    arguments = ["score", "--source", source, "--target", target, "--json"]
+    done = mtcli(*arguments, "--run", runs("transformer"))
+    assert [len(json.loads(line)["token_log_probabilities"]) for line in done.stdout.splitlines()] == [3, 19, 4]
+    warned = done.stderr.decode().splitlines()
+    assert len(warned) == 2 and all("seen no sentence of more than 12" in line for line in warned)
+    assert f"{source}:2: the target has 18 tokens" in warned[0] and f"{source}:3: the source has 15 tokens" in warned[1]
+    target.write_text(f"BA\n{'A' * 40}\nCBA\n")
+    told = mtcli(*arguments, "--run", runs("learned"), status=1).stderr.decode()
+    assert f"mtcli: {source}:2: the target has 40 tokens; the model has positions for 39" in told
+
+
+def test_an_ensemble_scores_what_the_least_of_its_members_has_positions_for(load):
+    with pytest.raises(UserError, match="Pair 1: the source has 40 tokens; the model has positions for 39"):
+        next(load("gru", "learned").score([("a" * 40, "b")]))
 
 
 def test_average_says_what_it_does_to_validation(runs, tmp_path):
