@@ -15,8 +15,10 @@ from .errors import UserError
 def prepare(name: str, threads: int | None = None) -> torch.device:
     """The device of that name, set up to be fast; call it before the first large tensor is made. Raises UserError."""
     keep_freed_memory()
-    # oneDNN keeps a kernel for each shape of the last 1,024, but batches hardly ever repeat theirs: 600 MB for nothing.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    # oneDNN, and PyTorch once more, keep kernels for the last 1,024 shapes of matrices: a gigabyte, which grows for
+    # minutes. A layer repeats the shapes of the one before, but hardly any batch those of another; 64 are as fast.
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, "64")
     if threads is not None:
         torch.set_num_threads(threads)
     device = choose(name)
