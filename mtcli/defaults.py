@@ -40,8 +40,7 @@ def fit(config: Config, origin: Config | None = None) -> Config:
 
     def choose(section: str, **values: Any) -> None:
         given = getattr(config, section).model_fields_set if section in config.model_fields_set else set()
-        if origin is None or section == "training":
-            chosen[section].update({key: value for key, value in values.items() if key not in given})
+        chosen[section].update({key: value for key, value in values.items() if key not in given})
 
     if "tokenizer" not in config.model_fields_set:
         choose("tokenizer", shared=_written_alike(config))
@@ -91,8 +90,9 @@ def _like(origin: Config, config: Config) -> Config:
     ]
     if other:
         raise UserError(
-            "\n".join([f"{config.init_from}, which init_from names, differs in more than dropout:", *map("  ".__add__, other)])
-            + "\nLeave these out of the config, or start from another run."
+            f"{config.init_from}, which init_from names, differs in more than dropout:\n"
+            + "".join(f"  {change}\n" for change in other)
+            + "Leave these out of the config, or start from another run."
         )
     return config
 
