@@ -387,7 +387,7 @@ class Training(Section):
     """Share of probability spread over the whole vocabulary (Szegedy et al. 2016, section 7)."""
     r_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Weight of the divergence between two passes of each pair under different dropout (Liang et al. 2021, eq. 4; they
-    use 5). Strong against overfitting on small corpora; an update takes twice as long. 0: one pass, no such loss."""
+    use 5), against overfitting; an update takes twice as long. 0: one pass, no such loss."""
     r_drop_from: Fraction = 0.0
     """Share of training after which `r_drop` begins."""
     max_gradient_norm: Positive | None = 1.0

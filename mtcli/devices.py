@@ -1,4 +1,4 @@
-"""Which processor does the arithmetic, with how many threads and which memory allocator. Knows no model."""
+"""Which processor does the arithmetic, with how many threads, which memory allocator and kernels. Knows no model."""
 
 from __future__ import annotations
 

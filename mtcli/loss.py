@@ -45,7 +45,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             states_gradient = torch.empty_like(states)
             weight_gradient = torch.zeros_like(weight_, dtype=exact)
             bias_gradient = torch.zeros_like(bias_, dtype=exact)
-        rows = max(1, CHUNK // (2 * vocabulary)) * 2
+        rows = max(1, CHUNK // (2 * vocabulary)) * 2  # even, so that two passes over a position stay together
         room = torch.empty(min(rows, len(states)), vocabulary, dtype=dtype, device=states.device)
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(states), rows):
