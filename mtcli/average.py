@@ -10,14 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import codec, corpus, evaluation, metrics
+from . import codec, corpus, evaluation
 from .checkpoint import Run, load_into
 from .errors import UserError
 from .inference import ModelEngine, describe
 from .models import build_model
 from .translator import Translator
-
-LOWER_IS_BETTER = {"loss", *metrics.LOWER_IS_BETTER}
 
 
 def choose(run: Run, last: int | None = None, best: int | None = None) -> list[int]:
@@ -29,7 +27,7 @@ def choose(run: Run, last: int | None = None, best: int | None = None) -> list[i
     if best is not None:
         values = {entry["update"]: entry["validation"].get(measure) for entry in run.read_log() if "validation" in entry}
         scored = [update for update in there if values.get(update) is not None]
-        there = sorted(scored, key=values.__getitem__, reverse=measure not in LOWER_IS_BETTER)
+        there = sorted(scored, key=values.__getitem__, reverse=measure not in evaluation.LOWER_IS_BETTER)
     else:
         there.reverse()
     wanted = last or best or len(there)

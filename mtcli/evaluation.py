@@ -12,6 +12,8 @@ from .config import Decoding
 from .errors import UserError
 from .translator import Translator
 
+LOWER_IS_BETTER = {"loss", "perplexity", *metrics.LOWER_IS_BETTER}
+
 
 @dataclass(frozen=True)
 class Result:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import codec, config as configs, corpus, devices, diagnosis, distributed, evaluation, metrics, optim
+from . import codec, config as configs, corpus, devices, diagnosis, distributed, evaluation, optim
 from .bar import Bar
 from .checkpoint import Checkpoint, Run, check_forms, load_into, to_tensors
 from .config import Config
@@ -38,7 +38,6 @@ from .translator import Translator
 log = logging.getLogger("mtcli")
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-LOWER_IS_BETTER = {"loss", "perplexity", *metrics.LOWER_IS_BETTER}
 CONFER_EVERY = {"cpu": 1, "cuda": 10}  # updates after which several processes ask each other whether to stop or save
 
 
@@ -309,7 +308,7 @@ class Trainer:
         value = values[settings.best_by]
         better = math.isfinite(value) and (
             progress.best is None
-            or (value < progress.best if settings.best_by in LOWER_IS_BETTER else value > progress.best)
+            or (value < progress.best if settings.best_by in evaluation.LOWER_IS_BETTER else value > progress.best)
         )
         if better:
             progress.best, progress.best_update, progress.waited = value, progress.update, 0

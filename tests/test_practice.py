@@ -350,6 +350,9 @@ def test_the_best_are_those_of_the_runs_own_measure_and_there_must_be_enough(run
     run = Run.open(runs("gru", 1, keep_checkpoints=5))
     losses = {entry["update"]: entry["validation"]["loss"] for entry in run.read_log() if "validation" in entry}
     assert average.choose(run, best=2) == sorted(sorted(losses, key=losses.__getitem__)[:2])
+    by_perplexity = configs.replace(run.config.training, best_by="perplexity")
+    run.config = run.config.model_copy(update={"training": by_perplexity})
+    assert average.choose(run, best=2) == sorted(sorted(losses, key=losses.__getitem__)[:2])
     with pytest.raises(UserError, match=r"3 checkpoints \(7, 14, 20\).*4 needs more.*keep_checkpoints, which is 5"):
         average.choose(run, last=4)
     with pytest.raises(UserError, match="an average of 2 needs more"):
