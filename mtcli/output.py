@@ -5,7 +5,6 @@ While ``FILE`` is being written there are ``FILE.part``, the results so far, and
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import sys
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from .corpus import count_lines
 from .errors import UserError
 
 log = logging.getLogger("mtcli")
@@ -124,14 +124,7 @@ def progress(
 
 def _count_lines(path: Path) -> int | None:
     """Lines of a regular file; None for what is none or cannot be read, of which the reader will say more."""
-    if not path.is_file():
-        return None
-    lines, block = 0, b"\n"
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            while following := file.read(1 << 20):
-                block = following
-                lines += block.count(b"\n")
-    except (OSError, EOFError):
+        return count_lines(path) if path.is_file() else None
+    except UserError:
         return None
-    return lines + (not block.endswith(b"\n"))
