@@ -682,8 +682,8 @@ def changes(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[str]:
 def free_on_resume(config: Config) -> list[str]:
     """The keys that a run may change when it is continued: the weights after any given update do not depend on them.
 
-    - How long to train, when to look and what to keep; what becomes of an update that otherwise ends the run. But a falling schedule depends on the end (linear, cosine) or
-      on validations (plateau).
+    - How long to train, when to look and what to keep; what becomes of an update that otherwise ends the run. But a
+      falling schedule depends on the end (linear, cosine) or on validations (plateau).
     - ``micro_batch_tokens`` cuts the same update differently, so that a run that was out of memory can go on: equal but
       for rounding and dropout noise, as on another device.
     - How translations are searched for and scored, unless that decides which checkpoint is best.

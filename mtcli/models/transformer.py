@@ -289,7 +289,7 @@ class MultiHeadAttention(nn.Module):
         """Step by step, as the paper has it: on the CPU, for sentences, 1.5 to 2 times as fast as PyTorch's kernel."""
         if self.groups != self.heads:
             keys, values = (x.repeat_interleave(self.heads // self.groups, dim=1) for x in (keys, values))
-        scores = (query * self.size**-0.5) @ keys.transpose(2, 3)  # (B, A, T, S)
+        scores = (query * self.scale) @ keys.transpose(2, 3)  # (B, A, T, S)
         if causal:
             future = torch.full(scores.shape[2:], -math.inf, dtype=scores.dtype).triu(1)
             scores = scores + future
