@@ -24,7 +24,7 @@ from .vocab import BOS, EOS, PAD, SPECIAL, UNK
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .models.base import Memory, State
+    from .models.base import Memory, State, Step
 
 MANIFEST = "export.json"
 FORMATS = ("ctranslate2", "onnx")
@@ -308,6 +308,9 @@ class OnnxModel:
         logits, weights = values.pop("logits"), values.pop("attention", None)
         state = {name.replace("next.", "state.", 1): tensor for name, tensor in values.items()}
         return logits, state, weights if attention else None
+
+    def stepper(self) -> Step:
+        return self.decode_step
 
     def __call__(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor:
         """Teacher forcing, step by step: logits (B, T, V) take the place of states."""

@@ -264,7 +264,7 @@ def _step(model: Seq2Seq, tokens: Tensor, state: State, memory: Memory) -> tuple
         return model.decode_step(tokens, state, memory, attention=True)
     position = state["past_keys.0"].shape[2]
     past = {name: F.pad(tensor, (0, 0, 0, 1)) for name, tensor in state.items()}
-    logits, weights = model.step_at(position, tokens, past, memory, attention=True)
+    logits, weights = model.step_at()(position, tokens, past, memory, True)
     return logits, past, weights
 
 

@@ -19,7 +19,7 @@ from .data import ParallelData, Sequences
 from .engines import Found
 from .errors import UserError
 from .models import build_model
-from .models.base import Memory, Seq2Seq, State
+from .models.base import Memory, Seq2Seq, State, Step
 from .models.layers import kernels_for
 from .search import search
 from .vocab import BOS, EOS, PAD, UNK
@@ -77,13 +77,22 @@ class Ensemble(Seq2Seq):
     def decode_step(
         self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
     ) -> tuple[Tensor, State, Tensor | None]:
-        steps = [
-            member.decode_step(tokens, _own(state, index), _own(memory, index), attention)
-            for index, member in enumerate(self.members)
-        ]
-        logits, states, weights = zip(*steps)
-        seen = [each for each in weights if each is not None]
-        return _mean(logits), _joined(states), torch.stack(seen).mean(0) if seen else None
+        return self.stepper()(tokens, state, memory, attention)
+
+    def stepper(self) -> Step:
+        steps = [member.stepper() for member in self.members]
+
+        def step(
+            tokens: Tensor, state: State, memory: Memory, attention: bool = False
+        ) -> tuple[Tensor, State, Tensor | None]:
+            made = [
+                each(tokens, _own(state, index), _own(memory, index), attention) for index, each in enumerate(steps)
+            ]
+            logits, states, weights = zip(*made)
+            seen = [each for each in weights if each is not None]
+            return _mean(logits), _joined(states), torch.stack(seen).mean(0) if seen else None
+
+        return step
 
 
 def _mean(logits: Sequence[Tensor]) -> Tensor:
@@ -155,7 +164,7 @@ class ModelEngine:
             with kernels_for(ids.numel()):
                 memory = self.model.encode(ids, mask)
             found = search(
-                self._step,
+                self._stepper(),
                 memory,
                 self.model.init_state(memory),
                 bos=BOS,
@@ -186,11 +195,14 @@ class ModelEngine:
             for source, hypotheses in zip(sources, found)
         ]
 
-    def _step(
-        self, tokens: Tensor, state: State, memory: Memory, attention: bool
-    ) -> tuple[Tensor, State, Tensor | None]:
-        with kernels_for(len(tokens)):
-            return self.model.decode_step(tokens, state, memory, attention)
+    def _stepper(self) -> Step:
+        model_step = self.model.stepper()
+
+        def step(tokens: Tensor, state: State, memory: Memory, attention: bool) -> tuple[Tensor, State, Tensor | None]:
+            with kernels_for(len(tokens)):
+                return model_step(tokens, state, memory, attention)
+
+        return step
 
     def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probability of every id of each target, which ends in EOS (forced decoding), all as one batch."""

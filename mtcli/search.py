@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,15 +13,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .errors import UserError
-from .models.base import Memory, State, select_rows
+from .models.base import Memory, State, Step, select_rows
 
 if TYPE_CHECKING:
     from .config import LengthPenalty, Sampling
 
-DecodeStep = Callable[[Tensor, State, Memory, bool], tuple[Tensor, State, Tensor | None]]
-
 NEVER = float("-inf")  # the log-probability of what may not be
-LEAVE_BY = 4  # finished sentences leave by so many, since oneDNN makes a kernel, in 0.2 ms, for each new number of rows
+LEAVE_BITS = 2  # so many leading bits has the number of sentences that stay: oneDNN makes a kernel, in 0.3 ms, for each new one
 CHECK_EVERY = 8  # steps between two looks at who has finished, off the CPU: each look waits for the device
 
 
@@ -41,7 +39,7 @@ class Hypothesis:
 
 
 def search(
-    decode_step: DecodeStep,
+    decode_step: Step,
     memory: Memory,
     state: State,
     *,
@@ -85,6 +83,7 @@ def search(
     unwritable = torch.tensor([*banned, eos], device=device)
 
     maximum = max_lengths.clamp(min=len(prefix))
+    first_full, first_free = int(maximum.min()), int(min_lengths.max())  # before and after: nothing to check
     sentences = {  # row-first, as Memory and State are, so that sentences leave all three together
         "index": torch.arange(count, device=device),
         "maximum": maximum,
@@ -118,25 +117,36 @@ def search(
             log_probs.index_fill_(2, unwritable, NEVER)
             if no_repeat_ngram:
                 _ban_repeats(log_probs, written, no_repeat_ngram, spare=eos)
-            if sampling is None:
-                choice = _choose(log_probs, ends, sentences, step, width)
+            full = (step >= sentences["maximum"]).unsqueeze(1) if step >= first_full else None
+            early = (step < sentences["minimum"]).unsqueeze(1) if step < first_free else None
+            if sampling is not None:
+                choice = _draw(log_probs, ends, sentences, step, full, early, sampling, eos)
+            elif width == 1:
+                choice = _choose_one(log_probs, ends, sentences, full, early)
             else:
-                choice = _draw(log_probs, ends, sentences, step, sampling, eos)
+                choice = _choose(log_probs, ends, sentences, full, early, width)
 
+        hypotheses = choice.ended.shape[1]
         scores = choice.ended / divisors[step]
-        grown = {"token": tokens, "parent": nodes, "log_probability": choice.ended.flatten(), "score": scores.flatten()}
-        grown["sentence"] = sentences["index"].repeat_interleave(scores.shape[1])
+        index = sentences["index"] if hypotheses == 1 else sentences["index"].repeat_interleave(hypotheses)
+        grown = {"token": tokens, "parent": nodes, "sentence": index}
+        grown |= {"log_probability": choice.ended.flatten(), "score": scores.flatten()}
         if weights is not None:
             grown["attention"] = weights
         trail.append(grown)
 
-        finished = torch.cat((sentences["finished"], scores), 1).topk(n_best).values
         # Log-probabilities only fall. A sentence that is done and has not left yet finds nothing more.
-        reach = sentences["divisor"]
-        if look_ahead is not None:
-            reach = reach.clamp(max=divisors[min(step + 1 + look_ahead, last_step)])
-        done = choice.live.amax(1) / reach <= finished[:, -1]
-        live = choice.live.masked_fill(done.unsqueeze(1), NEVER)
+        if width == 1:
+            finished = torch.maximum(sentences["finished"], scores)
+            live = choice.live
+            done = live[:, 0] == NEVER
+        else:
+            finished = torch.cat((sentences["finished"], scores), 1).topk(n_best).values
+            reach = sentences["divisor"]
+            if look_ahead is not None:
+                reach = reach.clamp(max=divisors[min(step + 1 + look_ahead, last_step)])
+            done = choice.live.amax(1) / reach <= finished[:, -1]
+            live = choice.live.masked_fill(done.unsqueeze(1), NEVER)
         first_rows = torch.arange(0, scores.numel(), scores.shape[1], device=device)
         sentences |= {
             "live": live,
@@ -149,7 +159,8 @@ def search(
             unfinished = len(done) - int(done.sum())
             if unfinished == 0:
                 break
-            size = unfinished if unfinished < LEAVE_BY else -(-unfinished // LEAVE_BY) * LEAVE_BY
+            unit = 1 << max(0, unfinished.bit_length() - LEAVE_BITS)
+            size = -(-unfinished // unit) * unit
             if size < len(done):
                 staying = done.byte().argsort(stable=True)[:size]  # the unfinished ones first
                 sentences, memory = select_rows(sentences, staying), select_rows(memory, staying)
@@ -190,21 +201,38 @@ def _force(log_probs: Tensor, sentences: dict[str, Tensor], token: int) -> Choic
     return Choice(torch.full_like(live, NEVER), live, torch.arange(live.shape[1], device=live.device), tokens)
 
 
-def _choose(log_probs: Tensor, ends: Tensor, sentences: dict[str, Tensor], step: int, width: int) -> Choice:
+def _choose(
+    log_probs: Tensor, ends: Tensor, sentences: dict[str, Tensor], full: Tensor | None, early: Tensor | None, width: int
+) -> Choice:
     """Beam search: the `width` best of all continuations go on; EOS ends a hypothesis where it is among the best.
 
-    log_probs (B, K, V), NEVER for EOS; ends (B, K), those of EOS. A beam of one ends at its first EOS.
+    log_probs (B, K, V), NEVER for EOS; ends (B, K), those of EOS. full (B, 1): only EOS may come; early (B, 1): it may
+    not, unless nothing else can; None: nowhere so.
     """
-    full = (step >= sentences["maximum"]).unsqueeze(1)
-    early = (step < sentences["minimum"]).unsqueeze(1)
     live, places = _top(log_probs, sentences["live"], width)
-    live = live.masked_fill(full, NEVER)
-    ends = (ends + sentences["live"]).masked_fill(early & (live[:, :1] > NEVER), NEVER)
+    ends = ends + sentences["live"]
+    if full is not None:
+        live = live.masked_fill(full, NEVER)
+    if early is not None:
+        ends = ends.masked_fill(early & (live[:, :1] > NEVER), NEVER)
     bar = torch.cat((live, ends), 1).topk(width).values[:, -1:]
     ended = ends.masked_fill(ends < bar, NEVER)
-    if width == 1:
-        live = live.masked_fill(ended > NEVER, NEVER)
     return Choice(ended, live, places // log_probs.shape[2], places % log_probs.shape[2])
+
+
+def _choose_one(
+    log_probs: Tensor, ends: Tensor, sentences: dict[str, Tensor], full: Tensor | None, early: Tensor | None
+) -> Choice:
+    """Greedy search: the most probable token goes on, unless EOS is as probable: as `_choose`, with less to do."""
+    live, tokens = log_probs.max(2) if len(ends) < 8 else _top(log_probs, torch.zeros_like(ends), 1)
+    if full is not None:
+        live = live.masked_fill(full, NEVER)
+    if early is not None:
+        ends = ends.masked_fill(early & (live > NEVER), NEVER)
+    over = ends >= live
+    ended = (ends + sentences["live"]).masked_fill(~over, NEVER)
+    live = (live + sentences["live"]).masked_fill(over, NEVER)
+    return Choice(ended, live, torch.zeros_like(tokens), tokens)
 
 
 def _top(values: Tensor, offsets: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -232,16 +260,22 @@ def _top(values: Tensor, offsets: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _draw(
-    log_probs: Tensor, ends: Tensor, sentences: dict[str, Tensor], step: int, sampling: Sampling, eos: int
+    log_probs: Tensor,
+    ends: Tensor,
+    sentences: dict[str, Tensor],
+    step: int,
+    full: Tensor | None,
+    early: Tensor | None,
+    sampling: Sampling,
+    eos: int,
 ) -> Choice:
-    """Sampling: each hypothesis goes on by itself, with one token drawn from what it may write.
-
-    log_probs (B, K, V), NEVER for EOS; ends (B, K), those of EOS.
-    """
-    full = (step >= sentences["maximum"]).unsqueeze(1)
-    early = (step < sentences["minimum"]).unsqueeze(1)
-    log_probs[..., eos] = ends.masked_fill(early & (log_probs.amax(2) > NEVER), NEVER)
-    tokens = _inverse_cdf(log_probs, sentences["noise"][..., step], sampling).masked_fill(full, eos)
+    """Sampling: each hypothesis goes on by itself, with one token drawn from what it may write; else as `_choose`."""
+    if early is not None:
+        ends = ends.masked_fill(early & (log_probs.amax(2) > NEVER), NEVER)
+    log_probs[..., eos] = ends
+    tokens = _inverse_cdf(log_probs, sentences["noise"][..., step], sampling)
+    if full is not None:
+        tokens = tokens.masked_fill(full, eos)
     live = sentences["live"] + log_probs.gather(2, tokens.unsqueeze(2)).squeeze(2)
     over = tokens == eos
     parents = torch.arange(live.shape[1], device=live.device)

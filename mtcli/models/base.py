@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 Memory = dict[str, Tensor]  # what the encoder said; a row is a sentence; constant while it is decoded
 State = dict[str, Tensor]  # where the decoder stands; a row is a hypothesis; new at every step
+Step = Callable[[Tensor, State, Memory, bool], tuple[Tensor, State, Tensor | None]]  # as `Seq2Seq.decode_step`
 
 
 def select_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
@@ -55,3 +58,8 @@ class Seq2Seq(nn.Module):
         not asked for. May write into the State it was given: the caller must use the one it gets back.
         """
         raise NotImplementedError
+
+    def stepper(self) -> Step:
+        """`decode_step` as a function for the many steps of one search, which may keep at hand what it needs of this
+        model: use it no longer than the weights stay as they are."""
+        return self.decode_step

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from ..config import Transformer as TransformerConfig
 from ..errors import UserError
-from .base import Memory, Seq2Seq, State
-from .layers import Dropout, kernels_for
+from .base import Memory, Seq2Seq, State, Step
+from .layers import Dropout, kernels_for, plain
 
 CACHE_CHUNK = 16  # target positions by which the cache of keys and values grows
 
@@ -105,33 +106,59 @@ class TransformerSeq2Seq(Seq2Seq):
     def decode_step(
         self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
     ) -> tuple[Tensor, State, Tensor | None]:
-        position = int(state["position"][0])  # rows go in step
-        past = {name: tensor for name, tensor in state.items() if name != "position"}
-        if position == past["past_keys.0"].shape[2]:
-            past = {name: F.pad(tensor, (0, 0, 0, CACHE_CHUNK)) for name, tensor in past.items()}
-        logits, weights = self.step_at(position, tokens, past, memory, attention)
-        return logits, {"position": state["position"] + 1, **past}, weights
+        return self.stepper()(tokens, state, memory, attention)
 
-    def step_at(
-        self, position: int, tokens: Tensor, past: State, memory: Memory, attention: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Logits and attention after the tokens at ``position``, whose keys and values are written into the past."""
-        x = self._embed(self.target_embedding, tokens[:, None], position).squeeze(1)  # (R, H)
-        rotate = self.positions.rotation(position, 1, x)
-        # What is added to scores: -∞ where nothing is written yet, and where the source is padding.
-        unwritten = x.new_zeros(past["past_keys.0"].shape[2])  # (C,)
-        unwritten[position + 1 :] = -math.inf
-        padding = torch.zeros_like(memory["mask"], dtype=x.dtype).masked_fill_(~memory["mask"], -math.inf)  # (B, S)
-        padding = padding.repeat_interleave(memory["keys.0"].shape[1], dim=0).unsqueeze(1)  # (B·G, 1, S)
-        weights = None
-        for index, layer in enumerate(self.decoder):
-            own = past[f"past_keys.{index}"], past[f"past_values.{index}"]
-            cross = memory[f"keys.{index}"], memory[f"values.{index}"]
-            x, weights = layer.step(x, own, position, unwritten, cross, padding, rotate)
-        weights = weights.mean(1).flatten(0, 1) if attention else None  # (B, A, K, S) -> (R, S)
-        # As `project`. F.linear would fill the logits with the bias first, in memory that is in no cache.
-        logits = F.linear(self.decoder_norm(x), self.projection.weight).add_(self.projection.bias)
-        return logits, weights
+    def stepper(self) -> Step:
+        step_at = self.step_at()
+
+        def step(
+            tokens: Tensor, state: State, memory: Memory, attention: bool = False
+        ) -> tuple[Tensor, State, Tensor | None]:
+            position = int(state["position"][0])  # rows go in step
+            past = {name: tensor for name, tensor in state.items() if name != "position"}
+            if position == past["past_keys.0"].shape[2]:
+                past = {name: F.pad(tensor, (0, 0, 0, CACHE_CHUNK)) for name, tensor in past.items()}
+            logits, weights = step_at(position, tokens, past, memory, attention)
+            return logits, {"position": state["position"] + 1, **past}, weights
+
+        return step
+
+    def step_at(self) -> Callable[[int, Tensor, State, Memory, bool], tuple[Tensor, Tensor | None]]:
+        """A function (position, tokens, past, memory, attention) -> logits and attention after the tokens at that
+        position, whose keys and values it writes into the past."""
+        layers = [layer.step() for layer in self.decoder]
+        names = [[f"{kind}.{index}" for kind in ("past_keys", "past_values", "keys", "values")] for index in range(len(layers))]
+        embedding, scale, norm = self.target_embedding.weight, math.sqrt(self.config.hidden_size), plain(self.decoder_norm)
+        projection, bias = self.projection.weight, self.projection.bias
+        start, table = 0, self.positions.ahead(0, embedding)
+        mask = padding = None
+
+        def step(
+            position: int, tokens: Tensor, past: State, memory: Memory, attention: bool
+        ) -> tuple[Tensor, Tensor | None]:
+            nonlocal start, table, mask, padding
+            x = F.embedding(tokens, embedding) * scale  # (R, H)
+            if table is not None:
+                if not start <= position < start + len(table):
+                    start, table = position, self.positions.ahead(position, embedding)
+                x += table[position - start]
+            rotate = self.positions.rotation(position, 1, x)
+            # What is added to scores: -∞ where nothing is written yet, and where the source is padding.
+            unwritten = x.new_zeros(past["past_keys.0"].shape[2])  # (C,)
+            unwritten[position + 1 :] = -math.inf
+            if mask is not memory["mask"]:
+                mask = memory["mask"]
+                padding = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -math.inf)  # (B, S)
+                padding = padding.repeat_interleave(memory["keys.0"].shape[1], dim=0).unsqueeze(1)  # (B·G, 1, S)
+            weights = None
+            for layer, (past_keys, past_values, keys, values) in zip(layers, names):
+                own, cross = (past[past_keys], past[past_values]), (memory[keys], memory[values])
+                x, weights = layer(x, own, position, unwritten, cross, padding, rotate)
+            weights = weights.mean(1).flatten(0, 1) if attention else None  # (B, A, K, S) -> (R, S)
+            # As `project`. F.linear would fill the logits with the bias first, in memory that is in no cache.
+            return F.linear(norm(x), projection).add_(bias), weights
+
+        return step
 
 
 # -------------------------------------------------------------------------------------------------------------- layers
@@ -193,23 +220,26 @@ class DecoderLayer(nn.Module):
         x = self.around_cross_attention.leave(x, self.cross_attention.attend(y, *cross, mask))
         return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x)))
 
-    def step(
-        self,
-        x: Tensor,
-        past: tuple[Tensor, Tensor],
-        position: int,
-        unwritten: Tensor,
-        cross: tuple[Tensor, Tensor],
-        padding: Tensor,
-        rotate: Rotation | None,
-    ) -> tuple[Tensor, Tensor]:
-        """x (R, H), own keys and values (R, G, C, D), the source's (B, G, S, D) -> (R, H), weights (B, A, K, S)."""
-        y = self.around_self_attention.enter(x)
-        x = self.around_self_attention.leave(x, self.self_attention.step(y, *past, position, unwritten, rotate))
-        y = self.around_cross_attention.enter(x)
-        y, weights = self.cross_attention.look(y, *cross, padding)
-        x = self.around_cross_attention.leave(x, y)
-        return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x))), weights
+    def step(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """One position as a function: x (R, H), own keys and values (R, G, C, D), position, unwritten, the source's
+        keys and values (B, G, S, D), padding, rotation -> (R, H), weights (B, A, K, S)."""
+        attend, look, feed_forward = self.self_attention.step(), self.cross_attention.look(), self.feed_forward.step()
+        sublayers = (self.around_self_attention, self.around_cross_attention, self.around_feed_forward)
+        pre = self.around_feed_forward.pre
+        norm_1, norm_2, norm_3 = (plain(sublayer.norm) for sublayer in sublayers)
+
+        def step(x, own, position, unwritten, cross, padding, rotate):
+            if pre:
+                x = x + attend(norm_1(x), *own, position, unwritten, rotate)
+                y, weights = look(norm_2(x), *cross, padding)
+                x = x + y
+                return x + feed_forward(norm_3(x)), weights
+            x = norm_1(x + attend(x, *own, position, unwritten, rotate))
+            y, weights = look(x, *cross, padding)
+            x = norm_2(x + y)
+            return norm_3(x + feed_forward(x)), weights
+
+        return step
 
 
 class PackedLinear(nn.Linear):
@@ -241,6 +271,19 @@ class FeedForward(nn.Module):
         else:
             x = self.activation(x)
         return self.outer(self.dropout(x) if self.training else x)
+
+    def step(self) -> Callable[[Tensor], Tensor]:
+        """`forward` without dropout, as a function."""
+        gated, activation, inner, outer = self.gated, self.activation, plain(self.inner), plain(self.outer)
+
+        def step(x: Tensor) -> Tensor:
+            x = inner(x)
+            if not gated:
+                return outer(activation(x))
+            gate, x = x.chunk(2, dim=-1)
+            return outer(activation(gate) * x)
+
+        return step
 
 
 class MultiHeadAttention(nn.Module):
@@ -307,43 +350,53 @@ class MultiHeadAttention(nn.Module):
             query, keys = rotate(query), rotate(keys)
         return self._attend(query, keys, values, mask, causal=mask is None)
 
-    def step(
-        self, x: Tensor, keys: Tensor, values: Tensor, position: int, unwritten: Tensor, rotate: Rotation | None
-    ) -> Tensor:
-        """One position x (R, H) over itself and the past, keys and values (R, G, C, D), to which it is added.
+    def step(self) -> Callable[..., Tensor]:
+        """One position x (R, H) over itself and the past, keys and values (R, G, C, D), to which it is added, as a
+        function of x, keys, values, position, unwritten and rotation.
 
         ``unwritten`` (C,) is -∞ behind the position, else 0.
         """
-        rows, groups, _, size = keys.shape
-        query, key, value = self.query_key_value(x).view(rows, -1, size).split(self.counts, dim=1)  # (R, A or G, D)
-        if rotate is not None:
-            query, key = rotate(query), rotate(key)
-        keys.select(2, position).copy_(key)
-        values.select(2, position).copy_(value)
-        query = query.reshape(rows * groups, -1, size)  # (R·G, A / G, D)
-        # Over all C, since whole tensors need no copy, and softmax over fewer than 16 numbers is slow: 0.25 ms a layer,
-        # not 0.6, for 320 rows at position 12.
-        with kernels_for(1):
-            scores = torch.baddbmm(unwritten, query, keys.flatten(0, 1).mT, alpha=self.scale)  # (R·G, A / G, C)
-            context = torch.bmm(scores.softmax(2), values.flatten(0, 1))
-        return self.output(context.view(rows, -1))
+        pack, output, counts, scale = plain(self.query_key_value), plain(self.output), self.counts, self.scale
 
-    def look(self, x: Tensor, keys: Tensor, values: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-attention of x (R, H) over keys and values (B, G, S, D) -> (R, H), weights (B, A, K, S).
+        def step(x, keys, values, position, unwritten, rotate):
+            rows, groups, _, size = keys.shape
+            query, key, value = pack(x).view(rows, -1, size).split(counts, 1)  # (R, A or G, D)
+            if rotate is not None:
+                query, key = rotate(query), rotate(key)
+            keys.select(2, position).copy_(key)
+            values.select(2, position).copy_(value)
+            query = query.reshape(rows * groups, -1, size)  # (R·G, A / G, D)
+            # Over all C, since whole tensors need no copy, and softmax over fewer than 16 numbers is slow: 0.25 ms a
+            # layer, not 0.6, for 320 rows at position 12.
+            with kernels_for(1):
+                scores = torch.baddbmm(unwritten, query, keys.flatten(0, 1).mT, alpha=scale)  # (R·G, A / G, C)
+                context = torch.bmm(scores.softmax(2), values.flatten(0, 1))
+            return output(context.view(rows, -1))
+
+        return step
+
+    def look(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Cross-attention of x (R, H) over keys and values (B, G, S, D) -> (R, H), weights (B, A, K, S), as a function of
+        x, keys, values and padding.
 
         ``padding`` (B·G, 1, S) is -∞ there, else 0. A sentence's hypotheses ask side by side, and so do the heads that
         share keys.
         """
-        sentences, groups, length, size = keys.shape
-        query = self.query(x).view(sentences, -1, groups, self.heads // groups, size)  # (B, K, G, A / G, D)
-        width = query.shape[1]
-        query = query.permute(0, 2, 3, 1, 4).reshape(sentences * groups, -1, size)  # (B·G, A / G · K, D)
-        with kernels_for(1):
-            scores = torch.baddbmm(padding, query, keys.flatten(0, 1).mT, alpha=self.scale)  # (B·G, A / G · K, S)
-            weights = scores.softmax(2)
-            context = torch.bmm(weights, values.flatten(0, 1))
-        context = context.view(sentences, self.heads, width, size).transpose(1, 2)  # (B, K, A, D)
-        return self.output(context.reshape(x.shape)), weights.view(sentences, self.heads, width, length)
+        ask, output, heads, scale = plain(self.query), plain(self.output), self.heads, self.scale
+
+        def look(x, keys, values, padding):
+            sentences, groups, length, size = keys.shape
+            query = ask(x).view(sentences, -1, groups, heads // groups, size)  # (B, K, G, A / G, D)
+            width = query.shape[1]
+            query = query.permute(0, 2, 3, 1, 4).reshape(sentences * groups, -1, size)  # (B·G, A / G · K, D)
+            with kernels_for(1):
+                scores = torch.baddbmm(padding, query, keys.flatten(0, 1).mT, alpha=scale)  # (B·G, A / G · K, S)
+                weights = scores.softmax(2)
+                context = torch.bmm(weights, values.flatten(0, 1))
+            context = context.view(sentences, heads, width, size).transpose(1, 2)  # (B, K, A, D)
+            return output(context.reshape(x.shape)), weights.view(sentences, heads, width, length)
+
+        return look
 
     def keys_and_values(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """encoded (B, S, H) -> keys and values (B, G, S, D)"""
@@ -374,6 +427,10 @@ class SinusoidalPositions(nn.Module):
     def add(self, x: Tensor, start: int) -> Tensor:
         return x + self.table(start, x.shape[1], x)
 
+    def ahead(self, start: int, like: Tensor) -> Tensor:
+        """The table of some positions from ``start`` on."""
+        return self.table(start, CACHE_CHUNK, like)
+
     def rotation(self, start: int, length: int, like: Tensor) -> None:
         return None
 
@@ -397,6 +454,9 @@ class LearnedPositions(nn.Module):
     def add(self, x: Tensor, start: int) -> Tensor:
         return x + self.table(start, x.shape[1], x)
 
+    def ahead(self, start: int, like: Tensor) -> Tensor:
+        return self.table(start, max(1, min(CACHE_CHUNK, self.embedding.num_embeddings - start)), like)
+
     def rotation(self, start: int, length: int, like: Tensor) -> None:
         return None
 
@@ -410,6 +470,9 @@ class RotaryPositions(nn.Module):
 
     def add(self, x: Tensor, start: int) -> Tensor:
         return x
+
+    def ahead(self, start: int, like: Tensor) -> None:
+        return None
 
     def rotation(self, start: int, length: int, like: Tensor) -> Rotation:
         return Rotation(_angles(start, length, self.size // 2, like), like.dtype)
