@@ -312,6 +312,11 @@ class OnnxModel:
     def stepper(self) -> Step:
         return self.decode_step
 
+    def reorder(self, state: State, rows: Tensor, sentences: Tensor | None = None) -> State:
+        from .models.base import select_rows
+
+        return select_rows(state, rows)
+
     def __call__(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor:
         """Teacher forcing, step by step: logits (B, T, V) take the place of states."""
         import torch

@@ -251,20 +251,21 @@ class DecoderGraph(nn.Module):
 
 
 def _first_state(model: Seq2Seq, memory: Memory) -> State:
-    """As `init_state`, but a Transformer's past holds what was written and no room: its length is the position."""
+    """As `init_state`, but a Transformer's is the past of each hypothesis by itself: its length is the position."""
     state = model.init_state(memory)
     if not isinstance(model, TransformerSeq2Seq):
         return state
-    return {name: tensor[:, :, :0] for name, tensor in state.items() if name != "position"}
+    return {name: tensor for name, tensor in state.items() if name.startswith("past_")}
 
 
 def _step(model: Seq2Seq, tokens: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Tensor | None]:
     """As `decode_step` with attention, over the State of `_first_state`."""
     if not isinstance(model, TransformerSeq2Seq):
         return model.decode_step(tokens, state, memory, attention=True)
-    position = state["past_keys.0"].shape[2]
+    rows, _, position, _ = state["past_keys.0"].shape
     past = {name: F.pad(tensor, (0, 0, 0, 1)) for name, tensor in state.items()}
-    logits, weights = model.step_at()(position, tokens, past, memory, True)
+    unseen = past["past_keys.0"].new_zeros(rows, position + 1)
+    logits, weights = model.step_at()(position, position, tokens, past, unseen, memory, True)
     return logits, past, weights
 
 

@@ -74,6 +74,10 @@ class Ensemble(Seq2Seq):
     def init_state(self, memory: Memory) -> State:
         return _joined([member.init_state(_own(memory, index)) for index, member in enumerate(self.members)])
 
+    def reorder(self, state: State, rows: Tensor, sentences: Tensor | None = None) -> State:
+        parts = (member.reorder(_own(state, index), rows, sentences) for index, member in enumerate(self.members))
+        return _joined(list(parts))
+
     def decode_step(
         self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
     ) -> tuple[Tensor, State, Tensor | None]:
@@ -165,6 +169,7 @@ class ModelEngine:
                 memory = self.model.encode(ids, mask)
             found = search(
                 self._stepper(),
+                self.model.reorder,
                 memory,
                 self.model.init_state(memory),
                 bos=BOS,

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +17,8 @@ from .models.base import Memory, State, Step, select_rows
 
 if TYPE_CHECKING:
     from .config import LengthPenalty, Sampling
+
+Reorder = Callable[[State, Tensor, Tensor | None], State]  # as `Seq2Seq.reorder`
 
 NEVER = float("-inf")  # the log-probability of what may not be
 LEAVE_BITS = 2  # so many leading bits has the number of sentences that stay: oneDNN makes a kernel, in 0.3 ms, for each new one
@@ -40,6 +42,7 @@ class Hypothesis:
 
 def search(
     decode_step: Step,
+    reorder: Reorder,
     memory: Memory,
     state: State,
     *,
@@ -61,7 +64,8 @@ def search(
     """The `n_best` best hypotheses of each sentence, best score first; fewer only where fewer exist.
 
     decode_step: as `Seq2Seq.decode_step`; logits of any float type, which are overwritten; sums are at least float32.
-    memory, state: as `Seq2Seq.encode` and `init_state` make them, a row for each of the B sentences.
+    reorder: as `Seq2Seq.reorder`.
+    memory, state: as `Seq2Seq.encode` and `init_state` make them, of B sentences.
     banned: ids that are never written, such as PAD and BOS.
     min_lengths, max_lengths: (B,) target tokens, EOS not counted. The maximum wins over the minimum, and `prefix` over
         both. Where nothing else may be written, EOS may come too early.
@@ -93,7 +97,7 @@ def search(
     }
     if sampling is not None:
         sentences["noise"] = _noise(sampling.seed, keys, n_best, last_step + 1)  # (B, K, T)
-        state = select_rows(state, sentences["index"].repeat_interleave(n_best))
+        state = reorder(state, sentences["index"].repeat_interleave(n_best), None)
     tokens = torch.full((count * first_width,), bos, device=device)
     nodes = torch.full_like(tokens, -1)
     written = tokens.new_empty(len(tokens), 0)
@@ -154,7 +158,7 @@ def search(
             "tokens": choice.tokens,
             "finished": finished,
         }
-        moves = sampling is None and width > 1 and step >= len(prefix)
+        moves, staying = sampling is None and width > 1 and step >= len(prefix), None
         if device.type == "cpu" or (step + 1) % CHECK_EVERY == 0:
             unfinished = len(done) - int(done.sum())
             if unfinished == 0:
@@ -169,7 +173,7 @@ def search(
         nodes = rows + nodes_before
         nodes_before += scores.numel()
         if moves:
-            state = select_rows(state, rows)
+            state = reorder(state, rows, staying)
         if no_repeat_ngram:
             written = torch.cat((written.index_select(0, rows), tokens.unsqueeze(1)), 1)
 

@@ -27,7 +27,6 @@ from mtcli.checkpoint import Run
 from mtcli.errors import UserError
 from mtcli.inference import Ensemble, ModelEngine
 from mtcli.models import build_model
-from mtcli.models.base import select_rows
 from mtcli.trainer import Trainer
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -308,7 +307,7 @@ def test_an_ensemble_keeps_the_contract_of_models():
         taught = model.project(model(source, mask, target))
         memory = model.encode(source, mask)
         rows = torch.arange(2).repeat_interleave(3)  # three hypotheses of each sentence share its memory
-        state = select_rows(model.init_state(memory), rows)
+        state = model.reorder(model.init_state(memory), rows)
         for step in range(6):
             logits, state, weights = model.decode_step(target[rows, step], state, memory, True)
             assert logits.allclose(taught[rows, step], atol=1e-9)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mtcli.config import LengthPenalty, Sampling
 from mtcli.errors import UserError
+from mtcli.models.base import select_rows
 from mtcli.search import search
 
 BOS, EOS = 0, 1
@@ -89,7 +90,7 @@ def run(model: Walk, *, maximum=6, minimum=0, banned=(BOS,), keys=None, penalty=
     lengths = [torch.as_tensor(length).expand(count) for length in (minimum, maximum)]
     keys = torch.arange(count) if keys is None else torch.tensor(keys)
     return search(
-        model.decode_step, model.memory, model.state(), bos=BOS, eos=EOS, banned=banned, min_lengths=lengths[0],
+        model.decode_step, reorder, model.memory, model.state(), bos=BOS, eos=EOS, banned=banned, min_lengths=lengths[0],
         max_lengths=lengths[1], length_penalty=penalty, keys=keys, **options,
     )  # fmt: skip
 
@@ -162,6 +163,12 @@ walks = st.builds(
 )
 
 
+
+
+def reorder(state, rows, sentences):
+    return select_rows(state, rows)
+
+
 # --------------------------------------------------------------------------------------------- greedy and beam search
 
 
@@ -178,7 +185,7 @@ def chain(rows: list[list[float]]):
 def run_chain(decode_step, length_penalty=PENALTIES[0], **options):
     zero = torch.tensor([0])
     return search(
-        decode_step, {}, {}, bos=BOS, eos=EOS, banned=[BOS], min_lengths=zero, max_lengths=zero + 3,
+        decode_step, reorder, {}, {}, bos=BOS, eos=EOS, banned=[BOS], min_lengths=zero, max_lengths=zero + 3,
         length_penalty=length_penalty, keys=zero, **options,
     )[0]  # fmt: skip
 

@@ -10,21 +10,20 @@ import torch
 from torch import Tensor, nn
 
 Memory = dict[str, Tensor]  # what the encoder said; a row is a sentence; constant while it is decoded
-State = dict[str, Tensor]  # where the decoder stands; a row is a hypothesis; new at every step
+State = dict[str, Tensor]  # where the decoder stands; only its model knows what is in it; new at every step
 Step = Callable[[Tensor, State, Memory, bool], tuple[Tensor, State, Tensor | None]]  # as `Seq2Seq.decode_step`
 
 
 def select_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """Take ``rows`` (indices, repeats allowed) of every tensor of a Memory or State; its first dimension is the row."""
+    """Take ``rows`` (indices, repeats allowed) of every tensor, whose first dimension is the row."""
     return {name: tensor.index_select(0, rows) for name, tensor in tensors.items()}
 
 
 class Seq2Seq(nn.Module):
     """A source-to-target model that can be taught (`forward`) and stepped (`encode`, `init_state`, `decode_step`).
 
-    Masks say ``True = real token``. Rows of a Memory are sentences, rows of a State hypotheses; the K hypotheses of a
-    sentence stand side by side, so that rows(State) = K · rows(Memory) for any K >= 1 and nothing of the encoder is
-    copied per hypothesis.
+    Masks say ``True = real token``. Rows of a Memory are B sentences; a State is that of K·B hypotheses, for any K >= 1.
+    Those of a sentence stand side by side, and nothing of the encoder is copied per hypothesis.
     """
 
     max_positions: int | None = None
@@ -46,18 +45,26 @@ class Seq2Seq(nn.Module):
         raise NotImplementedError
 
     def init_state(self, memory: Memory) -> State:
-        """The State before the first step: one row a sentence."""
+        """The State before the first step: one hypothesis a sentence."""
         raise NotImplementedError
 
     def decode_step(
         self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
     ) -> tuple[Tensor, State, Tensor | None]:
-        """One step: tokens (K·B,), State with K·B rows, Memory with B rows -> logits (K·B, V), State, attention.
+        """One step: tokens (K·B,), the State of K·B hypotheses, Memory with B rows -> logits (K·B, V), State, attention.
 
         The attention is (K·B, S), the mean over heads of the last layer, or None where the model has none or it was
         not asked for. May write into the State it was given: the caller must use the one it gets back.
         """
         raise NotImplementedError
+
+    def reorder(self, state: State, rows: Tensor, sentences: Tensor | None = None) -> State:
+        """The State in which hypotheses ``rows`` (K·B,) go on, each in its own sentence; a hypothesis may do so several
+        times, or not at all. ``sentences`` (B,) are those that are left, where some have ended.
+
+        The State that was given must not be used any more. By default every tensor's first dimension is the hypothesis.
+        """
+        return select_rows(state, rows)
 
     def stepper(self) -> Step:
         """`decode_step` as a function for the many steps of one search, which may keep at hand what it needs of this

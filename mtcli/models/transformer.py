@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config import Transformer as TransformerConfig
 from ..errors import UserError
-from .base import Memory, Seq2Seq, State, Step
+from .base import Memory, Seq2Seq, State, Step, select_rows
 from .layers import Dropout, kernels_for, plain
 
 CACHE_CHUNK = 16  # target positions by which the cache of keys and values grows
@@ -94,14 +94,22 @@ class TransformerSeq2Seq(Seq2Seq):
         return memory
 
     def init_state(self, memory: Memory) -> State:
-        """State: ``position`` (R,) and, for each layer i, its self-attention's ``past_keys.i`` and ``past_values.i``
-        (R, G, C, D), in room for C positions."""
-        rows, groups, _, size = memory["keys.0"].shape
-        state = {"position": torch.zeros(rows, dtype=torch.long, device=memory["mask"].device)}
+        """State: for each layer i its self-attention's ``past_keys.i`` and ``past_values.i`` (B, G, C, D), in room for C
+        tokens; whatever the hypotheses of a sentence wrote stands there side by side, and never moves. ``unseen`` (R, C)
+        tells them apart: 0 where a hypothesis finds its own tokens, else -∞. ``position`` and ``written`` (R,) count
+        the steps and the tokens."""
+        sentences, groups, _, size = memory["keys.0"].shape
+        counts = torch.zeros(sentences, dtype=torch.long, device=memory["mask"].device)
+        state = {"position": counts, "written": counts, "unseen": memory["keys.0"].new_zeros(sentences, 0)}
         for index in range(len(self.decoder)):
             for name in (f"past_keys.{index}", f"past_values.{index}"):
-                state[name] = memory["keys.0"].new_zeros(rows, groups, CACHE_CHUNK, size)
+                state[name] = memory["keys.0"].new_zeros(sentences, groups, 0, size)
         return state
+
+    def reorder(self, state: State, rows: Tensor, sentences: Tensor | None = None) -> State:
+        past = {name: tensor for name, tensor in state.items() if name.startswith("past_")}
+        moved = {name: tensor for name, tensor in state.items() if name not in past}
+        return select_rows(moved, rows) | (past if sentences is None else select_rows(past, sentences))
 
     def decode_step(
         self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
@@ -114,27 +122,40 @@ class TransformerSeq2Seq(Seq2Seq):
         def step(
             tokens: Tensor, state: State, memory: Memory, attention: bool = False
         ) -> tuple[Tensor, State, Tensor | None]:
-            position = int(state["position"][0])  # rows go in step
-            past = {name: tensor for name, tensor in state.items() if name != "position"}
-            if position == past["past_keys.0"].shape[2]:
-                past = {name: F.pad(tensor, (0, 0, 0, CACHE_CHUNK)) for name, tensor in past.items()}
-            logits, weights = step_at(position, tokens, past, memory, attention)
-            return logits, {"position": state["position"] + 1, **past}, weights
+            position, written, unseen = int(state["position"][0]), int(state["written"][0]), state["unseen"]
+            past = {name: tensor for name, tensor in state.items() if name.startswith("past_")}
+            width = len(tokens) // len(past["past_keys.0"])  # hypotheses of a sentence: K
+            if written + width > unseen.shape[1]:
+                room = max(CACHE_CHUNK, CACHE_CHUNK // 2 * width)
+                unseen = F.pad(unseen, (0, room), value=-math.inf)
+                past = {name: F.pad(tensor, (0, 0, 0, room)) for name, tensor in past.items()}
+            own = unseen[:, written : written + width].view(-1, width, width)
+            own.diagonal(dim1=1, dim2=2).fill_(0)
+            logits, weights = step_at(position, written, tokens, past, unseen, memory, attention)
+            counts = {"position": state["position"] + 1, "written": state["written"] + width}
+            return logits, {**counts, "unseen": unseen, **past}, weights
 
         return step
 
-    def step_at(self) -> Callable[[int, Tensor, State, Memory, bool], tuple[Tensor, Tensor | None]]:
-        """A function (position, tokens, past, memory, attention) -> logits and attention after the tokens at that
-        position, whose keys and values it writes into the past."""
+    def step_at(self) -> Callable[..., tuple[Tensor, Tensor | None]]:
+        """A function (position, written, tokens, past, unseen, memory, attention) -> logits and attention after the
+        tokens at that position, whose keys and values it writes into the past, behind what is written there."""
         layers = [layer.step() for layer in self.decoder]
-        names = [[f"{kind}.{index}" for kind in ("past_keys", "past_values", "keys", "values")] for index in range(len(layers))]
+        kinds = ("past_keys", "past_values", "keys", "values")
+        names = [[f"{kind}.{index}" for kind in kinds] for index in range(len(layers))]
         embedding, scale, norm = self.target_embedding.weight, math.sqrt(self.config.hidden_size), plain(self.decoder_norm)
-        projection, bias = self.projection.weight, self.projection.bias
+        projection, bias, heads = self.projection.weight, self.projection.bias, self.config.heads
         start, table = 0, self.positions.ahead(0, embedding)
         mask = padding = None
 
         def step(
-            position: int, tokens: Tensor, past: State, memory: Memory, attention: bool
+            position: int,
+            written: int,
+            tokens: Tensor,
+            past: dict[str, Tensor],
+            unseen: Tensor,
+            memory: Memory,
+            attention: bool,
         ) -> tuple[Tensor, Tensor | None]:
             nonlocal start, table, mask, padding
             x = F.embedding(tokens, embedding) * scale  # (R, H)
@@ -143,17 +164,17 @@ class TransformerSeq2Seq(Seq2Seq):
                     start, table = position, self.positions.ahead(position, embedding)
                 x += table[position - start]
             rotate = self.positions.rotation(position, 1, x)
-            # What is added to scores: -∞ where nothing is written yet, and where the source is padding.
-            unwritten = x.new_zeros(past["past_keys.0"].shape[2])  # (C,)
-            unwritten[position + 1 :] = -math.inf
             if mask is not memory["mask"]:
                 mask = memory["mask"]
                 padding = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -math.inf)  # (B, S)
                 padding = padding.repeat_interleave(memory["keys.0"].shape[1], dim=0).unsqueeze(1)  # (B·G, 1, S)
+            sentences, groups, room, _ = past["past_keys.0"].shape
+            hidden = unseen.view(sentences, 1, -1, room).expand(-1, heads, -1, -1)  # (B, A, K, C)
+            hidden = hidden.reshape(sentences * groups, -1, room)  # (B·G, A / G · K, C)
             weights = None
             for layer, (past_keys, past_values, keys, values) in zip(layers, names):
                 own, cross = (past[past_keys], past[past_values]), (memory[keys], memory[values])
-                x, weights = layer(x, own, position, unwritten, cross, padding, rotate)
+                x, weights = layer(x, own, written, hidden, cross, padding, rotate)
             weights = weights.mean(1).flatten(0, 1) if attention else None  # (B, A, K, S) -> (R, S)
             # As `project`. F.linear would fill the logits with the bias first, in memory that is in no cache.
             return F.linear(norm(x), projection).add_(bias), weights
@@ -221,20 +242,20 @@ class DecoderLayer(nn.Module):
         return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x)))
 
     def step(self) -> Callable[..., tuple[Tensor, Tensor]]:
-        """One position as a function: x (R, H), own keys and values (R, G, C, D), position, unwritten, the source's
-        keys and values (B, G, S, D), padding, rotation -> (R, H), weights (B, A, K, S)."""
+        """One position as a function: x (R, H), own keys and values (B, G, C, D), how many of them are written, unseen, the
+        source's keys and values (B, G, S, D), padding, rotation -> (R, H), weights (B, A, K, S)."""
         attend, look, feed_forward = self.self_attention.step(), self.cross_attention.look(), self.feed_forward.step()
         sublayers = (self.around_self_attention, self.around_cross_attention, self.around_feed_forward)
         pre = self.around_feed_forward.pre
         norm_1, norm_2, norm_3 = (plain(sublayer.norm) for sublayer in sublayers)
 
-        def step(x, own, position, unwritten, cross, padding, rotate):
+        def step(x, own, written, unseen, cross, padding, rotate):
             if pre:
-                x = x + attend(norm_1(x), *own, position, unwritten, rotate)
+                x = x + attend(norm_1(x), *own, written, unseen, rotate)
                 y, weights = look(norm_2(x), *cross, padding)
                 x = x + y
                 return x + feed_forward(norm_3(x)), weights
-            x = norm_1(x + attend(x, *own, position, unwritten, rotate))
+            x = norm_1(x + attend(x, *own, written, unseen, rotate))
             y, weights = look(x, *cross, padding)
             x = norm_2(x + y)
             return norm_3(x + feed_forward(x)), weights
@@ -351,52 +372,51 @@ class MultiHeadAttention(nn.Module):
         return self._attend(query, keys, values, mask, causal=mask is None)
 
     def step(self) -> Callable[..., Tensor]:
-        """One position x (R, H) over itself and the past, keys and values (R, G, C, D), to which it is added, as a
-        function of x, keys, values, position, unwritten and rotation.
+        """One position x (R, H) over itself and the past, keys and values (B, G, C, D), to which it is added, as a
+        function of x, keys, values, how many are written, unseen and rotation.
 
-        ``unwritten`` (C,) is -∞ behind the position, else 0.
+        ``unseen`` (B·G, A / G · K, C) is -∞ where something else than a hypothesis's own past stands, or nothing.
         """
-        pack, output, counts, scale = plain(self.query_key_value), plain(self.output), self.counts, self.scale
+        pack, output, counts, over = plain(self.query_key_value), plain(self.output), self.counts, self._over
 
-        def step(x, keys, values, position, unwritten, rotate):
-            rows, groups, _, size = keys.shape
+        def step(x, keys, values, written, unseen, rotate):
+            sentences, groups, _, size = keys.shape
+            rows = len(x)
             query, key, value = pack(x).view(rows, -1, size).split(counts, 1)  # (R, A or G, D)
             if rotate is not None:
                 query, key = rotate(query), rotate(key)
-            keys.select(2, position).copy_(key)
-            values.select(2, position).copy_(value)
-            query = query.reshape(rows * groups, -1, size)  # (R·G, A / G, D)
-            # Over all C, since whole tensors need no copy, and softmax over fewer than 16 numbers is slow: 0.25 ms a
-            # layer, not 0.6, for 320 rows at position 12.
-            with kernels_for(1):
-                scores = torch.baddbmm(unwritten, query, keys.flatten(0, 1).mT, alpha=scale)  # (R·G, A / G, C)
-                context = torch.bmm(scores.softmax(2), values.flatten(0, 1))
-            return output(context.view(rows, -1))
+            width = rows // sentences
+            for room, new in ((keys, key), (values, value)):
+                room.narrow(2, written, width).copy_(new.view(sentences, width, groups, size).transpose(1, 2))
+            # Over all C, since whole tensors need no copy.
+            return output(over(query, keys, values, unseen)[0])
 
         return step
 
     def look(self) -> Callable[..., tuple[Tensor, Tensor]]:
         """Cross-attention of x (R, H) over keys and values (B, G, S, D) -> (R, H), weights (B, A, K, S), as a function of
-        x, keys, values and padding.
-
-        ``padding`` (B·G, 1, S) is -∞ there, else 0. A sentence's hypotheses ask side by side, and so do the heads that
-        share keys.
-        """
-        ask, output, heads, scale = plain(self.query), plain(self.output), self.heads, self.scale
+        x, keys, values and padding. ``padding`` (B·G, 1, S) is -∞ there, else 0."""
+        ask, output, over = plain(self.query), plain(self.output), self._over
 
         def look(x, keys, values, padding):
-            sentences, groups, length, size = keys.shape
-            query = ask(x).view(sentences, -1, groups, heads // groups, size)  # (B, K, G, A / G, D)
-            width = query.shape[1]
-            query = query.permute(0, 2, 3, 1, 4).reshape(sentences * groups, -1, size)  # (B·G, A / G · K, D)
-            with kernels_for(1):
-                scores = torch.baddbmm(padding, query, keys.flatten(0, 1).mT, alpha=scale)  # (B·G, A / G · K, S)
-                weights = scores.softmax(2)
-                context = torch.bmm(weights, values.flatten(0, 1))
-            context = context.view(sentences, heads, width, size).transpose(1, 2)  # (B, K, A, D)
-            return output(context.reshape(x.shape)), weights.view(sentences, heads, width, length)
+            context, weights = over(ask(x), keys, values, padding)
+            return output(context), weights.view(len(keys), self.heads, -1, keys.shape[2])
 
         return look
+
+    def _over(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention of R queries, K of each of B sentences, over keys and values (B, G, S, D); ``bias`` is added to its
+        scores -> (R, H), weights (B·G, A / G · K, S). A sentence's hypotheses ask side by side, and so do the heads that
+        share keys."""
+        sentences, groups, _, size = keys.shape
+        query = query.reshape(sentences, -1, groups, self.heads // groups, size)  # (B, K, G, A / G, D)
+        query = query.permute(0, 2, 3, 1, 4).reshape(sentences * groups, -1, size)
+        with kernels_for(1):
+            scores = torch.baddbmm(bias, query, keys.flatten(0, 1).mT, alpha=self.scale)
+            weights = scores.softmax(2)
+            context = torch.bmm(weights, values.flatten(0, 1))  # (B·G, A / G · K, D)
+        context = context.view(sentences, self.heads, -1, size).transpose(1, 2)  # (B, K, A, D)
+        return context.reshape(-1, self.heads * size), weights
 
     def keys_and_values(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """encoded (B, S, H) -> keys and values (B, G, S, D)"""
