@@ -137,15 +137,17 @@ class TransformerSeq2Seq(Seq2Seq):
 
         return step
 
-    def step_at(self) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    def step_at(self, ahead: int = CACHE_CHUNK) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """A function (position, written, tokens, past, unseen, memory, attention) -> logits and attention after the
-        tokens at that position, whose keys and values it writes into the past, behind what is written there."""
+        tokens at that position, whose keys and values it writes into the past, behind what is written there.
+
+        ``ahead``: for so many positions at once it makes the vectors that are added to embeddings."""
         layers = [layer.step() for layer in self.decoder]
         kinds = ("past_keys", "past_values", "keys", "values")
         names = [[f"{kind}.{index}" for kind in kinds] for index in range(len(layers))]
         embedding, scale, norm = self.target_embedding.weight, math.sqrt(self.config.hidden_size), plain(self.decoder_norm)
         projection, bias, heads = self.projection.weight, self.projection.bias, self.config.heads
-        start, table = 0, self.positions.ahead(0, embedding)
+        start, table = 0, embedding[:0]
         mask = padding = None
 
         def step(
@@ -159,10 +161,11 @@ class TransformerSeq2Seq(Seq2Seq):
         ) -> tuple[Tensor, Tensor | None]:
             nonlocal start, table, mask, padding
             x = F.embedding(tokens, embedding) * scale  # (R, H)
+            if ahead == 1 or table is not None and not start <= position < start + len(table):
+                length = ahead if self.max_positions is None else max(1, min(ahead, self.max_positions - position))
+                start, table = position, self.positions.table(position, length, embedding)
             if table is not None:
-                if not start <= position < start + len(table):
-                    start, table = position, self.positions.ahead(position, embedding)
-                x += table[position - start]
+                x = x + table[position - start]
             rotate = self.positions.rotation(position, 1, x)
             if mask is not memory["mask"]:
                 mask = memory["mask"]
@@ -381,7 +384,7 @@ class MultiHeadAttention(nn.Module):
 
         def step(x, keys, values, written, unseen, rotate):
             sentences, groups, _, size = keys.shape
-            rows = len(x)
+            rows = x.shape[0]  # not len(x): a graph that is traced for ONNX would keep that number
             query, key, value = pack(x).view(rows, -1, size).split(counts, 1)  # (R, A or G, D)
             if rotate is not None:
                 query, key = rotate(query), rotate(key)
@@ -400,23 +403,24 @@ class MultiHeadAttention(nn.Module):
 
         def look(x, keys, values, padding):
             context, weights = over(ask(x), keys, values, padding)
-            return output(context), weights.view(len(keys), self.heads, -1, keys.shape[2])
+            return output(context), weights
 
         return look
 
     def _over(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Attention of R queries, K of each of B sentences, over keys and values (B, G, S, D); ``bias`` is added to its
-        scores -> (R, H), weights (B·G, A / G · K, S). A sentence's hypotheses ask side by side, and so do the heads that
-        share keys."""
-        sentences, groups, _, size = keys.shape
-        query = query.reshape(sentences, -1, groups, self.heads // groups, size)  # (B, K, G, A / G, D)
-        query = query.permute(0, 2, 3, 1, 4).reshape(sentences * groups, -1, size)
+        scores -> (R, H), weights (B, A, K, S). A sentence's hypotheses ask side by side, and so do the heads that share
+        keys."""
+        sentences, groups, length, size = keys.shape
+        queries = query.reshape(sentences, -1, groups, self.heads // groups, size)  # (B, K, G, A / G, D)
+        width = queries.shape[1]
+        queries = queries.permute(0, 2, 3, 1, 4).reshape(sentences * groups, -1, size)  # (B·G, A / G · K, D)
         with kernels_for(1):
-            scores = torch.baddbmm(bias, query, keys.flatten(0, 1).mT, alpha=self.scale)
+            scores = torch.baddbmm(bias, queries, keys.flatten(0, 1).mT, alpha=self.scale)
             weights = scores.softmax(2)
             context = torch.bmm(weights, values.flatten(0, 1))  # (B·G, A / G · K, D)
-        context = context.view(sentences, self.heads, -1, size).transpose(1, 2)  # (B, K, A, D)
-        return context.reshape(-1, self.heads * size), weights
+        context = context.view(sentences, self.heads, width, size).transpose(1, 2)  # (B, K, A, D)
+        return context.reshape(query.shape[0], -1), weights.view(sentences, self.heads, width, length)
 
     def keys_and_values(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """encoded (B, S, H) -> keys and values (B, G, S, D)"""
@@ -447,10 +451,6 @@ class SinusoidalPositions(nn.Module):
     def add(self, x: Tensor, start: int) -> Tensor:
         return x + self.table(start, x.shape[1], x)
 
-    def ahead(self, start: int, like: Tensor) -> Tensor:
-        """The table of some positions from ``start`` on."""
-        return self.table(start, CACHE_CHUNK, like)
-
     def rotation(self, start: int, length: int, like: Tensor) -> None:
         return None
 
@@ -474,9 +474,6 @@ class LearnedPositions(nn.Module):
     def add(self, x: Tensor, start: int) -> Tensor:
         return x + self.table(start, x.shape[1], x)
 
-    def ahead(self, start: int, like: Tensor) -> Tensor:
-        return self.table(start, max(1, min(CACHE_CHUNK, self.embedding.num_embeddings - start)), like)
-
     def rotation(self, start: int, length: int, like: Tensor) -> None:
         return None
 
@@ -491,7 +488,7 @@ class RotaryPositions(nn.Module):
     def add(self, x: Tensor, start: int) -> Tensor:
         return x
 
-    def ahead(self, start: int, like: Tensor) -> None:
+    def table(self, start: int, length: int, like: Tensor) -> None:
         return None
 
     def rotation(self, start: int, length: int, like: Tensor) -> Rotation:
