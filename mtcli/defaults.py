@@ -17,8 +17,8 @@ log = logging.getLogger("mtcli")
 # For corpora of up to so many pairs. Small corpora want few subwords, small models, strong dropout and many epochs;
 # large ones the opposite.
 SIZES: list[tuple[float, dict[str, Any]]] = [
-    (3_000, {"vocabulary": 1000, "hidden": 128, "layers": 3, "dropout": 0.3, "batch": 1000, "epochs": 60}),
-    (30_000, {"vocabulary": 4000, "hidden": 128, "layers": 4, "dropout": 0.2, "batch": 2000, "epochs": 20}),
+    (3_000, {"vocabulary": 1000, "hidden": 128, "layers": 3, "dropout": 0.3, "batch": 1000, "epochs": 60, "validate": 100}),
+    (30_000, {"vocabulary": 4000, "hidden": 128, "layers": 4, "dropout": 0.2, "batch": 2000, "epochs": 20, "validate": 250}),
     (300_000, {"vocabulary": 8000, "hidden": 256, "layers": 4, "dropout": 0.15, "batch": 4000, "epochs": 12}),
     (float("inf"), {"vocabulary": 16000, "hidden": 512, "layers": 6, "dropout": 0.1, "batch": 16000, "epochs": 8}),
 ]
@@ -64,8 +64,9 @@ def fit(config: Config, origin: Config | None = None) -> Config:
         choose("training", batch_tokens=size["batch"])
     if not training.has_end:
         choose("training", max_epochs=size["epochs"])
-    if isinstance(model, Transformer):
-        choose("training", optimizer=Muon().model_dump(mode="json"))
+    if "validate" in size:
+        choose("training", validate_every=size["validate"])
+    choose("training", optimizer=Muon().model_dump(mode="json"))
     choose("training", schedule={"type": "linear", "warmup_updates": 200})
     for section in ("model", "training"):
         config = _with(config, section, chosen[section])
