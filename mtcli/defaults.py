@@ -1,4 +1,4 @@
-"""What a config leaves open, chosen by the size of the corpus. Knows no torch and no model, only what suited which size."""
+"""What a config leaves open, chosen by the size of the corpus. Knows no torch and no model, only what suits which size."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from .errors import UserError
 def prepare(name: str, threads: int | None = None, kernels: int = 64) -> torch.device:
     """The device of that name, set up to be fast; call it before the first large tensor is made. Raises UserError.
 
-    ``kernels``: oneDNN, and PyTorch once more, keep those for the last shapes of matrices, by default 1,024: in training
-    that is a gigabyte, which grows for minutes. There a layer repeats the shapes of the one before, but hardly any batch
-    those of another; 64 are as fast.
+    ``kernels``: oneDNN, and PyTorch once more, keep those for the last shapes of matrices, by default 1,024: in
+    training that is a gigabyte, which grows for minutes. There a layer repeats the shapes of the one before, but hardly
+    any batch those of another; 64 are as fast.
     """
     keep_freed_memory()
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):

@@ -110,7 +110,7 @@ class Translator:
         from .checkpoint import Run
         from .inference import ModelEngine
 
-        chosen = devices.prepare(device, threads, kernels=256)  # batches shrink through the same sizes, one like another
+        chosen = devices.prepare(device, threads, kernels=256)  # batches shrink through the same sizes, all of them
         runs = [Run.open(path) for path in paths] or [Run.latest()]
         codecs = [codec.load(each.path / "tokenizer", each.config) for each in runs]
         for other, theirs in zip(runs[1:], codecs[1:]):

@@ -22,7 +22,7 @@ def select_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
 class Seq2Seq(nn.Module):
     """A source-to-target model that can be taught (`forward`) and stepped (`encode`, `init_state`, `decode_step`).
 
-    Masks say ``True = real token``. Rows of a Memory are B sentences; a State is that of K·B hypotheses, for any K >= 1.
+    Masks say ``True = real token``. Rows of a Memory are B sentences; a State is that of K·B hypotheses, any K >= 1.
     Those of a sentence stand side by side, and nothing of the encoder is copied per hypothesis.
     """
 
@@ -51,7 +51,7 @@ class Seq2Seq(nn.Module):
     def decode_step(
         self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
     ) -> tuple[Tensor, State, Tensor | None]:
-        """One step: tokens (K·B,), the State of K·B hypotheses, Memory with B rows -> logits (K·B, V), State, attention.
+        """One step: tokens (K·B,), State of K·B hypotheses, Memory with B rows -> logits (K·B, V), State, attention.
 
         The attention is (K·B, S), the mean over heads of the last layer, or None where the model has none or it was
         not asked for. May write into the State it was given: the caller must use the one it gets back.

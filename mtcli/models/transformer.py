@@ -95,9 +95,11 @@ class TransformerSeq2Seq(Seq2Seq):
 
     def init_state(self, memory: Memory) -> State:
         """State: for each layer i its self-attention's ``past_keys.i`` and ``past_values.i`` (B, G, C, D), in room for C
-        tokens; whatever the hypotheses of a sentence wrote stands there side by side, and never moves. ``unseen`` (R, C)
-        tells them apart: 0 where a hypothesis finds its own tokens, else -∞. ``position`` and ``written`` (R,) count
-        the steps and the tokens."""
+        tokens. Whatever the hypotheses of a sentence wrote stands there side by side and never moves; ``unseen`` (R, C)
+        is 0 where a hypothesis finds its own tokens, else -∞. ``position`` and ``written`` (R,) count steps and tokens.
+
+        To copy the past of each hypothesis at every step instead, as it moves, took a tenth of a beam search.
+        """
         sentences, groups, _, size = memory["keys.0"].shape
         counts = torch.zeros(sentences, dtype=torch.long, device=memory["mask"].device)
         state = {"position": counts, "written": counts, "unseen": memory["keys.0"].new_zeros(sentences, 0)}
@@ -145,8 +147,8 @@ class TransformerSeq2Seq(Seq2Seq):
         layers = [layer.step() for layer in self.decoder]
         kinds = ("past_keys", "past_values", "keys", "values")
         names = [[f"{kind}.{index}" for kind in kinds] for index in range(len(layers))]
-        embedding, scale, norm = self.target_embedding.weight, math.sqrt(self.config.hidden_size), plain(self.decoder_norm)
-        projection, bias, heads = self.projection.weight, self.projection.bias, self.config.heads
+        embedding, norm, projection = self.target_embedding.weight, plain(self.decoder_norm), self.projection.weight
+        scale, bias, heads = math.sqrt(self.config.hidden_size), self.projection.bias, self.config.heads
         start, table = 0, embedding[:0]
         mask = padding = None
 
@@ -245,8 +247,8 @@ class DecoderLayer(nn.Module):
         return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x)))
 
     def step(self) -> Callable[..., tuple[Tensor, Tensor]]:
-        """One position as a function: x (R, H), own keys and values (B, G, C, D), how many of them are written, unseen, the
-        source's keys and values (B, G, S, D), padding, rotation -> (R, H), weights (B, A, K, S)."""
+        """One position as a function: x (R, H), own keys and values (B, G, C, D), how many of them are written, unseen,
+        the source's keys and values (B, G, S, D), padding, rotation -> (R, H), weights (B, A, K, S)."""
         attend, look, feed_forward = self.self_attention.step(), self.cross_attention.look(), self.feed_forward.step()
         sublayers = (self.around_self_attention, self.around_cross_attention, self.around_feed_forward)
         pre = self.around_feed_forward.pre
@@ -397,8 +399,8 @@ class MultiHeadAttention(nn.Module):
         return step
 
     def look(self) -> Callable[..., tuple[Tensor, Tensor]]:
-        """Cross-attention of x (R, H) over keys and values (B, G, S, D) -> (R, H), weights (B, A, K, S), as a function of
-        x, keys, values and padding. ``padding`` (B·G, 1, S) is -∞ there, else 0."""
+        """Cross-attention of x (R, H) over keys and values (B, G, S, D) -> (R, H), weights (B, A, K, S), as a function
+        of x, keys, values and padding. ``padding`` (B·G, 1, S) is -∞ there, else 0."""
         ask, output, over = plain(self.query), plain(self.output), self._over
 
         def look(x, keys, values, padding):
