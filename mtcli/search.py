@@ -90,7 +90,7 @@ def search(
 
     maximum = max_lengths.clamp(min=len(prefix))
     first_full, first_free = int(maximum.min()), int(min_lengths.max())  # before and after: nothing to check
-    sentences = {  # row-first, as Memory and State are, so that sentences leave all three together
+    sentences = {  # row-first, as Memory is: sentences leave both together
         "index": torch.arange(count, device=device),
         "maximum": maximum,
         "minimum": torch.minimum(min_lengths, maximum),
