@@ -379,7 +379,7 @@ def test_a_killed_translation_continues_to_the_same_bytes(runs, tmp_path, option
     base = ["translate", "--run", runs("transformer"), "--input", source, *options, "--beam-size", "3"]
     mtcli(*base, "--output", tmp_path / "whole")
     process = subprocess.Popen(command(*base, "--output", target), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    while not (part.exists() and part.stat().st_size) and process.poll() is None:
+    while not (part.exists() and part.read_bytes().count(b"\n") > 1) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not target.exists()
