@@ -18,7 +18,7 @@ log = logging.getLogger("mtcli")
 # large ones the opposite.
 SIZES: list[tuple[float, dict[str, Any]]] = [
     (3_000, {"vocabulary": 1000, "hidden": 128, "layers": 3, "dropout": 0.3, "batch": 1000, "epochs": 60, "validate": 100}),
-    (30_000, {"vocabulary": 4000, "hidden": 128, "layers": 4, "dropout": 0.2, "batch": 2000, "epochs": 20, "validate": 250}),
+    (30_000, {"vocabulary": 4000, "hidden": 128, "layers": 4, "dropout": 0.3, "batch": 2000, "epochs": 60, "validate": 250}),
     (300_000, {"vocabulary": 8000, "hidden": 256, "layers": 4, "dropout": 0.15, "batch": 4000, "epochs": 12}),
     (float("inf"), {"vocabulary": 16000, "hidden": 512, "layers": 6, "dropout": 0.1, "batch": 16000, "epochs": 8}),
 ]

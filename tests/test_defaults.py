@@ -25,6 +25,8 @@ def test_larger_corpora_get_larger_models_and_fewer_epochs(tmp_path, monkeypatch
     assert small.tokenizer.vocabulary_size < large.tokenizer.vocabulary_size
     assert small.training.max_epochs > large.training.max_epochs
     assert small.training.batch_tokens < large.training.batch_tokens
+    assert isinstance(small.training.validate_every, int) and large.training.validate_every == "epoch"
+    assert fitted(corpus(tmp_path, 50), "model: gru").training.optimizer.type == "muon"
 
 
 def test_what_the_config_names_stays_even_where_it_is_the_default(tmp_path, caplog):
