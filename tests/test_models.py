@@ -183,11 +183,16 @@ def test_a_sentence_does_not_depend_on_its_batch(config: Any, model: Seq2Seq, ba
             same(unroll(model, *start(model, *alone), prefix)[0].log_softmax(-1)[0], stepped[row], tolerance)
 
 
-def test_dimension_0_is_the_sentence(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
-    source, mask, _ = batch
+def test_dimension_0_is_the_row(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    """Of a State a row is a hypothesis, but for what the hypotheses of a sentence share."""
+    source, mask, target = batch
     memory, state = start(model, source, mask)
     assert memory and state
-    assert all(len(tensor) == len(source) for tensor in memory.values())
+    assert all(len(tensor) == len(source) for tensor in (*memory.values(), *state.values()))
+    _, state, _ = model.decode_step(target[:, 0].repeat_interleave(3), start(model, source, mask, 3)[1], memory)
+    shared = {name for name in state if name.startswith("past_")}
+    assert all(len(state[name]) == len(source) for name in shared)
+    assert all(len(tensor) == 3 * len(source) for name, tensor in state.items() if name not in shared)
 
 
 def test_a_shared_memory_gives_what_a_repeated_one_gives(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:

@@ -30,6 +30,11 @@ PENALTIES = [
 several = settings(deadline=None, max_examples=60)
 
 
+def reorder(state, rows, sentences):
+    return select_rows(state, rows)
+
+
+
 class Walk:
     """A model that walks over places by all the tokens it has read; each place has a row of logits, and an attention.
 
@@ -161,12 +166,6 @@ walks = st.builds(
     vocabulary=st.sampled_from([3, 4, 7, 20, 24, 30]),
     sharpness=st.sampled_from([0.5, 2.0, 5.0]),
 )
-
-
-
-
-def reorder(state, rows, sentences):
-    return select_rows(state, rows)
 
 
 # --------------------------------------------------------------------------------------------- greedy and beam search
