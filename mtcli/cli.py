@@ -151,7 +151,11 @@ def train(
             parameters = sum(parameter.numel() for parameter in job.model.parameters())
             several = f", {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
             log.info(f"{place.path}: {place.config.model.type}, {parameters:,} parameters, on {job.device}{several}")
-            job.train()
+            try:
+                job.train()
+            except KeyboardInterrupt:  # they all stop
+                distributed.shutdown()
+                raise
         distributed.shutdown()
     best, progress = place.best, job.progress
     scored = f"best {best['metric']} {best['value']:.4g} at update {best['update']:,}" if best else "no finite score"

@@ -6,6 +6,7 @@ CPU, never as pickle.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ def init(device: torch.device | str) -> None:
     if world_size() == 1:
         return
     import torch
+    import torch._dynamo  # loaded later, by DistributedDataParallel, it would hold the group for ever: see `shutdown`
     import torch.distributed as dist
 
     kind = torch.device(device).type
@@ -78,13 +80,18 @@ def init(device: torch.device | str) -> None:
 
 
 def shutdown() -> None:
-    """Leave the other processes; does nothing where `init` joined none."""
+    """Leave the other processes, which all must be done with this one; does nothing where `init` joined none.
+
+    The group's threads end once nobody holds it any more. One that let go of a tensor while Python ends would abort the
+    process ("terminate called without an active exception").
+    """
     if world_size() == 1:
         return
     import torch.distributed as dist
 
     if dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()  # what DistributedDataParallel is made of refers to itself, and to the group
 
 
 @contextmanager

@@ -166,6 +166,12 @@ class Trainer:
 
     def train(self) -> None:
         """Run to the end. Raises Interrupted when a signal asked to stop, after saving."""
+        try:
+            self._train()
+        finally:
+            self.step = self.train_step  # DistributedDataParallel would hold the process group, which is to end
+
+    def _train(self) -> None:
         with self.signals, self.signals.held():
             self._resume()
             if self.finished():
