@@ -11,7 +11,7 @@ Jobs: the whole file, text to text, and `--singles` of its lines, one by one; ea
 
 Contestants: `mtcli` on the run itself; `ct2` and `ct2-int8`, CTranslate2 in float32 and int8 on the same weights, which
 are exported first, with sentencepiece, batches of 64 sentences that it sorts by length (the fastest of several tried) and
-its own way of ending a search; `hf`, Hugging Face's MarianMTModel of the same dimensions, whose random weights are made to
+its own way of ending a search; `ct2-workers`, the same in float32 by as many workers of one thread each; `hf`, Hugging Face's MarianMTModel of the same dimensions, whose random weights are made to
 write as many tokens as the references have, on every eighth line of the file, in batches of 64 of like length. Those
 that the model has no engine for (a GRU has neither), or whose package is not installed, are left out.
 """
@@ -47,7 +47,7 @@ def mtcli_contestant(options, lines: list[str], export: str):
     return translate
 
 
-def ct2_contestant(options, lines: list[str], export: str, compute_type: str):
+def ct2_contestant(options, lines: list[str], export: str, compute_type: str, workers: bool = False):
     import ctranslate2
     import sentencepiece
 
@@ -56,8 +56,9 @@ def ct2_contestant(options, lines: list[str], export: str, compute_type: str):
     source, target = (
         sentencepiece.SentencePieceProcessor(model_file=str(shared if shared.exists() else file)) for file in files
     )
+    inter, intra = (options.threads, 1) if workers else (1, options.threads)
     translator = ctranslate2.Translator(
-        export, device="cpu", compute_type=compute_type, inter_threads=1, intra_threads=options.threads
+        export, device="cpu", compute_type=compute_type, inter_threads=inter, intra_threads=intra
     )
 
     def translate(chosen, beam_size):
@@ -120,10 +121,11 @@ def hf_contestant(options, lines: list[str], export: str):
 CONTESTANTS = {
     "mtcli": (mtcli_contestant, ()),
     "ct2": (ct2_contestant, ("float32",)),
+    "ct2-workers": (ct2_contestant, ("float32", True)),
     "ct2-int8": (ct2_contestant, ("int8",)),
     "hf": (hf_contestant, ()),
 }
-PACKAGES = {"mtcli": "mtcli", "ct2": "ctranslate2", "ct2-int8": "ctranslate2", "hf": "transformers"}
+PACKAGES = {"mtcli": "mtcli", "hf": "transformers"}  # the others': ctranslate2
 
 
 def live(name: str, options, lines: list[str], export: str, pipe) -> None:
@@ -161,7 +163,7 @@ def main() -> None:
     from mtcli.corpus import read_lines
 
     lines = [line for line in read_lines(options.input) if line.strip()]
-    names = [name for name in CONTESTANTS if name in options.contestants and importlib.util.find_spec(PACKAGES[name])]
+    names = [name for name in CONTESTANTS if name in options.contestants and importlib.util.find_spec(PACKAGES.get(name, "ctranslate2"))]
     if configs.load(options.run / "config.yaml").model.type != "transformer":
         names = ["mtcli"]
     if options.reference is None:
@@ -169,14 +171,14 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         export = str(Path(folder, "exported"))
-        if {"ct2", "ct2-int8"} & set(names):
+        if set(names) - set(PACKAGES):
             maker = context.Process(target=write_export, args=(options.run, export))
             maker.start()
             maker.join()
         pipes = {}
         for name in names:
             pipes[name], other = context.Pipe()
-            context.Process(target=live, args=(name, options, lines, export, other), daemon=True).start()
+            context.Process(target=live, args=(name, options, lines, export, other)).start()
             pipes[name].recv()
 
         print(f"{options.run}, {len(lines):,} lines, {options.threads} threads, {options.rounds} rounds after one to warm up")
@@ -202,7 +204,7 @@ def write_export(run: Path, path: str) -> None:
 def report(job: str, speeds: dict[str, list[tuple[float, float]]]) -> None:
     for name, measured in speeds.items():
         sentences, tokens = (statistics.median(each) for each in zip(*measured))
-        line = f"{job:15} {name:9} {sentences:>7,.1f} sentences/s {tokens:>7,.0f} tokens/s"
+        line = f"{job:15} {name:11} {sentences:>7,.1f} sentences/s {tokens:>7,.0f} tokens/s"
         if job.startswith("singles"):
             line += f" {1000 / sentences:>6.1f} ms each"
         if name != "mtcli" and "mtcli" in speeds:

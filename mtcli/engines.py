@@ -110,6 +110,8 @@ class CTranslate2Engine:
     penalty; their log-probabilities are then computed anew, by the model's own softmax over all tokens.
     """
 
+    processes = 1  # it has threads of its own
+
     def __init__(self, path: Path, config: Config, codecs: tuple[Codec, Codec], device: str, threads: int | None):
         ctranslate2 = require("ctranslate2")
         if device == "mps":
@@ -174,6 +176,10 @@ class CTranslate2Engine:
         for (row, draft), tokens, each in zip(chosen, targets, scores):
             found[row].append(Found(tokens, sum(each), sum(each) / divisor(len(tokens)), draft.attention))
         return [sorted(best, key=lambda each: -each.score) for best in found]
+
+    def search_all(self, batches: Sequence[dict[str, Any]]) -> Iterator[list[list[Found]]]:
+        """`search` with each of several sets of arguments."""
+        return (self.search(**arguments) for arguments in batches)
 
     def _bounds(self, source: int, prefix: int, decoding: Decoding) -> tuple[int, int]:
         """Least and most tokens, EOS not counted, of what translates a source of so many ids, EOS counted."""

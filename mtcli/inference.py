@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
+from . import workers
 from .checkpoint import Run, load_into
 from .config import Decoding, Recurrent, Transformer
 from .data import ParallelData, Sequences
@@ -23,6 +26,7 @@ from .models.base import Memory, Seq2Seq, State, Step
 from .models.layers import kernels_for
 from .search import search
 from .vocab import BOS, EOS, PAD, UNK
+from .workers import Workers
 
 FAST_WIDTH = 16  # source positions, at least, of a batch: softmax over fewer takes ten times as long on the CPU
 PROJECTED = 1024  # target positions whose logits are held at once when translations are scored
@@ -47,6 +51,13 @@ def describe(config: Recurrent | Transformer, sizes: Sequence[int]) -> Seq2Seq:
             return build_model(config, *sizes)
     except RuntimeError as error:
         raise UserError(f"The config describes a model of an impossible size: {error}.") from None
+
+
+def turn_weights(model: nn.Module) -> None:
+    """Lay the weights of linear layers out as products read them, inputs first; shapes and values stay the same."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):  # its own copy, where an embedding shares it, which wants it as it was
+            module.weight = nn.Parameter(module.weight.detach().t().contiguous().t(), requires_grad=False)
 
 
 class Ensemble(Seq2Seq):
@@ -114,10 +125,11 @@ def _own(tensors: dict[str, Tensor], index: int) -> dict[str, Tensor]:
 
 
 class ModelEngine:
-    """Searches and scores with one model, or an ensemble, on one device."""
+    """Searches and scores with one model, or an ensemble, on one device; with ``processes``, in so many at once."""
 
-    def __init__(self, model: Seq2Seq, device: torch.device, name: str = ""):
+    def __init__(self, model: Seq2Seq, device: torch.device, name: str = "", processes: int = 1):
         self.model, self.device, self.name = model, device, name
+        self.processes, self.workers = processes, Workers(self._search, processes) if processes > 1 else None
         self.positions = model.max_positions  # tokens of the longest sentence, EOS included; None: no limit
 
     @classmethod
@@ -135,8 +147,19 @@ class ModelEngine:
                 model = build_model(run.config.model, *sizes)
             load_into(model, saved.model)
             models.append(model.to(device).eval())
+            if device.type == "cpu":
+                turn_weights(model)
             names.append(f"{run.path.resolve()}, checkpoint {saved.update}")
-        return cls(models[0] if len(models) == 1 else Ensemble(models).eval(), device, " + ".join(names))
+        # Cores that share the products of small models wait for each other much of the time; each by itself does not.
+        processes = torch.get_num_threads() if device.type == "cpu" and workers.possible() else 1
+        return cls(models[0] if len(models) == 1 else Ensemble(models).eval(), device, " + ".join(names), processes)
+
+    def search_all(self, batches: Sequence[dict[str, Any]]) -> Iterator[list[list[Found]]]:
+        """`search` with each of several sets of arguments, in order, as many at a time as there are processes."""
+        return (self.workers.map if self.workers and len(batches) > 1 else partial(map, self._search))(batches)
+
+    def _search(self, arguments: dict[str, Any]) -> list[list[Found]]:
+        return self.search(**arguments)
 
     def search(
         self,

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import accumulate, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,22 +206,24 @@ class Translator:
         longest_first = sorted(range(len(pieces)), key=lambda index: len(sources[index]), reverse=True)
         found: dict[int, list[Hypothesis]] = {}
         differ = n_best > 1 and decoding.sampling is None
+        batches: list[list[int]] = []
+        arguments: list[dict[str, Any]] = []
         for begins in (True, False) if prefix else (None,):  # only what begins a line begins with the prefix
             order = [index for index in longest_first if begins is None or begins == (pieces[index].number == 0)]
-            for batch in _batches(order, sources, decoding.batch_tokens):
-                results = self.engine.search(
-                    [sources[index] for index in batch],
-                    decoding,
+            for batch in _shared(order, sources, decoding.batch_tokens, self.engine.processes):
+                batches.append(batch)
+                arguments.append({
+                    "sources": [sources[index] for index in batch],
+                    "decoding": decoding,
                     # Several token sequences can spell the same text: of all in the beam, some are left that differ.
-                    n_best=decoding.beam_size if differ else n_best,
-                    attention=attention or replace_unknown,
-                    keys=[pieces[index].line + (pieces[index].number << 40) for index in batch],
-                    prefix=prefix if begins else (),
-                )
-                for index, hypotheses in zip(batch, results):
-                    found[index] = [
-                        self._hypothesis(each, pieces[index], attention, replace_unknown) for each in hypotheses
-                    ]
+                    "n_best": decoding.beam_size if differ else n_best,
+                    "attention": attention or replace_unknown,
+                    "keys": [pieces[index].line + (pieces[index].number << 40) for index in batch],
+                    "prefix": prefix if begins else (),
+                })  # fmt: skip
+        for batch, results in zip(batches, self.engine.search_all(arguments)):
+            for index, hypotheses in zip(batch, results):
+                found[index] = [self._hypothesis(each, pieces[index], attention, replace_unknown) for each in hypotheses]
         by_line = {
             line: [found[index] for index in group]
             for line, group in groupby(range(len(pieces)), key=lambda index: pieces[index].line)
@@ -419,6 +421,16 @@ def _same_codec(one: Codec, two: Codec) -> bool:
         for side in (one, two)
     ]
     return forms[0] == forms[1] and one.vocabulary.tokens == two.vocabulary.tokens
+
+
+def _shared(order: list[int], sources: Sequence[list[int]], tokens: int, processes: int) -> Iterator[list[int]]:
+    """As `_batches`, but several are as many for each process, of as many tokens, so that none waits for the others."""
+    ends = list(accumulate(len(sources[index]) for index in order))
+    count = -(-ends[-1] // tokens) if ends else 0
+    if count > 1:
+        count = -(-count // processes) * processes
+    for _, share in groupby(zip(order, ends), key=lambda each: (each[1] - 1) * count // ends[-1]):
+        yield from _batches([index for index, _ in share], sources, tokens * 5 // 4)  # with its padding
 
 
 def _batches(order: list[int], items: Sequence, tokens: int) -> Iterator[list[int]]:

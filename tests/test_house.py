@@ -23,7 +23,7 @@ SOURCES = [path for folder in ("mtcli", "data", "benchmarks") for path in sorted
 # A file imports only from floors below its own: neighbours on a floor do not know each other.
 FLOORS = [
     "errors",
-    "yamls distributed devices signals",
+    "yamls distributed devices signals workers",
     "explain bar segmentation",
     "config",
     "corpus tokenizers vocab metrics loss optim models.base models.layers models.attention",

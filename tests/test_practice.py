@@ -184,7 +184,7 @@ def test_of_two_ways_to_write_a_text_the_better_one_counts(load, monkeypatch):
         found = [([ids[0]], -1.0), ([ids[0]], -2.0), ([ids[1]], -3.0), (ids, -4.0)]
         return [[SimpleNamespace(tokens=t, score=s, log_probability=s, attention=None) for t, s in found[:n_best]]] * len(sources)
 
-    monkeypatch.setattr(translator, "engine", SimpleNamespace(search=search))
+    monkeypatch.setattr(translator.engine, "search", search)
     found = translator.translate(["a"], beam_size=4, n_best=2)[0].hypotheses
     assert [(each.text, each.score) for each in found] == [("A", -1.0), ("B", -3.0)] and asked == [4]
     assert len(translator.translate(["a"], sampling={}, n_best=2)[0].hypotheses) == 2  # samples stay as they fall
@@ -234,7 +234,7 @@ def test_an_unknown_word_is_the_source_word_that_was_looked_at(load, monkeypatch
         tokens = [translating.UNK, known_id, translating.UNK, translating.EOS]
         return [[SimpleNamespace(tokens=tokens, score=-1.0, log_probability=-1.0, attention=rows)] for _ in sources]
 
-    monkeypatch.setattr(translator, "engine", SimpleNamespace(search=search))
+    monkeypatch.setattr(translator.engine, "search", search)
     found = translator.translate(["one (two"], replace_unknown=True)[0].hypotheses[0]  # one, (￭, two and the end
     assert found.tokens == ["<unk>", known, "<unk>"] and found.attention is None
     assert found.text.split()[0] == "(" and found.text.split()[-1] == "two"
