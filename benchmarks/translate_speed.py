@@ -11,9 +11,10 @@ Jobs: the whole file, text to text, and `--singles` of its lines, one by one; ea
 
 Contestants: `mtcli` on the run itself; `ct2` and `ct2-int8`, CTranslate2 in float32 and int8 on the same weights, which
 are exported first, with sentencepiece, batches of 64 sentences that it sorts by length (the fastest of several tried) and
-its own way of ending a search; `ct2-workers`, the same in float32 by as many workers of one thread each; `hf`, Hugging Face's MarianMTModel of the same dimensions, whose random weights are made to
-write as many tokens as the references have, on every eighth line of the file, in batches of 64 of like length. Those
-that the model has no engine for (a GRU has neither), or whose package is not installed, are left out.
+its own way of ending a search; `ct2-workers`, the same in float32, by as many workers of one thread each; `hf`, Hugging
+Face's MarianMTModel of the same dimensions, whose random weights are made to write as many tokens as the references have,
+on every eighth line of the file, in batches of 64 of like length. Those that the model has no engine for (a GRU has
+neither), or whose package is not installed, are left out.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from .vocab import BOS, EOS, PAD, UNK
 from .workers import Workers
 
 FAST_WIDTH = 16  # source positions, at least, of a batch: softmax over fewer takes ten times as long on the CPU
+MOST_PROCESSES = 16  # of those that translate a file: of some thousand lines at a time more would have too few each
 PROJECTED = 1024  # target positions whose logits are held at once when translations are scored
 
 
@@ -151,7 +152,8 @@ class ModelEngine:
                 turn_weights(model)
             names.append(f"{run.path.resolve()}, checkpoint {saved.update}")
         # Cores that share the products of small models wait for each other much of the time; each by itself does not.
-        processes = torch.get_num_threads() if device.type == "cpu" and workers.possible() else 1
+        several = device.type == "cpu" and workers.possible()
+        processes = min(torch.get_num_threads(), MOST_PROCESSES) if several else 1
         return cls(models[0] if len(models) == 1 else Ensemble(models).eval(), device, " + ".join(names), processes)
 
     def search_all(self, batches: Sequence[dict[str, Any]]) -> Iterator[list[list[Found]]]:

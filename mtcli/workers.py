@@ -16,7 +16,8 @@ from .errors import UserError
 
 class Workers:
     """Copies of this process, forked when there is first work for them: what ``work`` refers to is theirs as it was
-    then, in the same memory. They end with this object, with this process, or when `map` is left early."""
+    then, in the same memory. They end with this object, whose pipes close, with this process, or when `map` is left
+    early."""
 
     def __init__(self, work: Callable[[Any], Any], count: int):
         self.work, self.count = work, count
@@ -63,8 +64,6 @@ class Workers:
         """Let the processes end, after what they are at; those of a later `map` are new."""
         while self.pipes:
             self.pipes.pop().close()
-
-    __del__ = close
 
 
 def possible() -> bool:
