@@ -54,6 +54,7 @@ class Workers:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("fork")
+        gc.freeze()  # what there is stays: to look it through for garbage takes 0.2 s, and in each process copies it
         for _ in range(self.count):
             ours, theirs = context.Pipe()
             context.Process(target=_serve, args=(self.work, theirs, [*self.pipes, ours]), daemon=True).start()
@@ -78,7 +79,6 @@ def _serve(work: Callable[[Any], Any], pipe: Connection, others: list[Connection
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    gc.freeze()  # what there is stays: looking it all through for garbage takes 0.2 s, and copies its memory
     torch.set_num_threads(1)  # also since OpenMP's threads are not copied with a process
     try:
         while True:

@@ -53,23 +53,24 @@ def plain(module: nn.Module) -> Callable[[Tensor], Tensor]:
     raise TypeError(f"{type(module).__name__} has no plain form")
 
 
-FEW_ROWS = 24
-
-
 class kernels_for:
     """Within, products of matrices of so many rows are made by those of PyTorch's kernels that are fast for them.
 
     `devices.choose_products` hands all to oneDNN, which is slow where matrices have few rows: 50 µs, not 8, for a row
     times 128 x 384; 150 µs, not 62, for 1,280 times a row times 32 x 16; equal at 24 rows. To choose costs 0.1 µs.
+    ``few``: rows from which on oneDNN is as fast; less for very large matrices. May stand within another.
     """
 
-    def __init__(self, rows: int):
-        self.few = rows < FEW_ROWS
+    usual: str | None = None  # the precision outside of all
+
+    def __init__(self, rows: int, few: int = 24):
+        self.few = rows < few
 
     def __enter__(self) -> None:
-        self.before = torch.get_float32_matmul_precision()
-        if self.few:
-            torch.set_float32_matmul_precision("highest")
+        self.before, self.outer = torch.get_float32_matmul_precision(), kernels_for.usual
+        kernels_for.usual = self.outer or self.before
+        torch.set_float32_matmul_precision("highest" if self.few else kernels_for.usual)
 
     def __exit__(self, *error: object) -> None:
         torch.set_float32_matmul_precision(self.before)
+        kernels_for.usual = self.outer

@@ -119,7 +119,7 @@ class TransformerSeq2Seq(Seq2Seq):
         return self.stepper()(tokens, state, memory, attention)
 
     def stepper(self) -> Step:
-        step_at = self.step_at()
+        step_at, projection, bias = self.step_at(), self.projection.weight, self.projection.bias
 
         def step(
             tokens: Tensor, state: State, memory: Memory, attention: bool = False
@@ -133,22 +133,26 @@ class TransformerSeq2Seq(Seq2Seq):
                 past = {name: F.pad(tensor, (0, 0, 0, room)) for name, tensor in past.items()}
             own = unseen[:, written : written + width].view(-1, width, width)
             own.diagonal(dim1=1, dim2=2).fill_(0)
-            logits, weights = step_at(position, written, tokens, past, unseen, memory, attention)
+            states, weights = step_at(position, written, tokens, past, unseen, memory, attention)
+            # As `project`. F.linear would fill the logits with the bias first, in memory that is in no cache. oneDNN takes
+            # 56 µs, not 123, for 5 rows times 128 x 4,000.
+            with kernels_for(len(tokens), few=2):
+                logits = F.linear(states, projection).add_(bias)
             counts = {"position": state["position"] + 1, "written": state["written"] + width}
             return logits, {**counts, "unseen": unseen, **past}, weights
 
         return step
 
     def step_at(self, ahead: int = CACHE_CHUNK) -> Callable[..., tuple[Tensor, Tensor | None]]:
-        """A function (position, written, tokens, past, unseen, memory, attention) -> logits and attention after the
-        tokens at that position, whose keys and values it writes into the past, behind what is written there.
+        """A function (position, written, tokens, past, unseen, memory, attention) -> states (R, H) and attention after
+        the tokens at that position, whose keys and values it writes into the past, behind what is written there.
 
         ``ahead``: for so many positions at once it makes the vectors that are added to embeddings."""
         layers = [layer.step() for layer in self.decoder]
         kinds = ("past_keys", "past_values", "keys", "values")
         names = [[f"{kind}.{index}" for kind in kinds] for index in range(len(layers))]
-        embedding, norm, projection = self.target_embedding.weight, plain(self.decoder_norm), self.projection.weight
-        scale, bias, heads = math.sqrt(self.config.hidden_size), self.projection.bias, self.config.heads
+        embedding, norm = self.target_embedding.weight, plain(self.decoder_norm)
+        scale, heads = math.sqrt(self.config.hidden_size), self.config.heads
         start, table = 0, embedding[:0]
         mask = padding = None
 
@@ -181,8 +185,7 @@ class TransformerSeq2Seq(Seq2Seq):
                 own, cross = (past[past_keys], past[past_values]), (memory[keys], memory[values])
                 x, weights = layer(x, own, written, hidden, cross, padding, rotate)
             weights = weights.mean(1).flatten(0, 1) if attention else None  # (B, A, K, S) -> (R, S)
-            # As `project`. F.linear would fill the logits with the bias first, in memory that is in no cache.
-            return F.linear(norm(x), projection).add_(bias), weights
+            return norm(x), weights
 
         return step
 
