@@ -15,13 +15,15 @@ from .errors import UserError
 log = logging.getLogger("mtcli")
 
 # For corpora of up to so many pairs. Small corpora want few subwords, small models, strong dropout and many epochs;
-# large ones the opposite.
+# large ones the opposite. docs/experiments.md has what was measured.
 SIZES: list[tuple[float, dict[str, Any]]] = [
     (3_000, {"vocabulary": 1000, "hidden": 128, "layers": 3, "dropout": 0.3, "batch": 1000, "epochs": 60, "validate": 100}),
     (30_000, {"vocabulary": 4000, "hidden": 128, "layers": 4, "dropout": 0.3, "batch": 2000, "epochs": 60, "validate": 250}),
-    (300_000, {"vocabulary": 8000, "hidden": 256, "layers": 4, "dropout": 0.15, "batch": 4000, "epochs": 12}),
+    (200_000, {"vocabulary": 8000, "hidden": 128, "layers": 4, "dropout": 0.15, "batch": 4000, "epochs": 16}),
+    (1_000_000, {"vocabulary": 8000, "hidden": 256, "layers": 4, "dropout": 0.1, "batch": 4000, "epochs": 12}),
     (float("inf"), {"vocabulary": 16000, "hidden": 512, "layers": 6, "dropout": 0.1, "batch": 16000, "epochs": 8}),
 ]
+RECURRENT = 2  # times as many units as a Transformer, which has more layers, and in each more weights for a unit
 SAMPLE_PAIRS = 10_000  # that decide whether the two sides are written alike
 
 
@@ -49,7 +51,8 @@ def fit(config: Config, origin: Config | None = None) -> Config:
     config = _with(config, "tokenizer", chosen["tokenizer"])
 
     model = config.model
-    hidden = model.hidden_size if "hidden_size" in model.model_fields_set else size["hidden"]
+    width = size["hidden"] * (1 if isinstance(model, Transformer) else RECURRENT)
+    hidden = model.hidden_size if "hidden_size" in model.model_fields_set else width
     tied = "all" if config.shared_vocabulary else "target"
     choose("model", hidden_size=hidden, dropout=size["dropout"])
     if isinstance(model, Transformer):

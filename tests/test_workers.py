@@ -87,8 +87,9 @@ def test_processes_end_when_nobody_wants_their_answers():
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_processes_end_with_the_one_that_began_them(ending):
     program = """
-import os, sys, time
+import os, signal, time
 from mtcli.workers import Workers
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background begins without it
 pool = Workers(lambda task: (time.sleep(0.1), os.getpid())[1], 3)
 print(*set(pool.map(range(12))), flush=True)
 list(pool.map(range(10_000)))
