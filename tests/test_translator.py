@@ -6,6 +6,8 @@ from itertools import count, islice
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import tiny
 from mtcli import Translator
@@ -14,6 +16,7 @@ from mtcli.checkpoint import Run
 from mtcli.errors import UserError
 from mtcli.evaluation import evaluate
 from mtcli.trainer import Trainer
+from mtcli.translator import _shared
 
 SOURCES = [source for source, _ in tiny.pairs(30, seed=2)]
 
@@ -99,3 +102,16 @@ def test_evaluation_agrees_with_its_parts(translator):
     assert result.hypotheses == [translation.text for translation in translator.translate([s for s, _ in pairs])]
     same = evaluate(translator, [s for s, _ in pairs], [[h or "-"] for h in result.hypotheses], ["exact_match"])
     assert same.scores["exact_match"].value == 100 * sum(map(bool, result.hypotheses)) / 8
+
+
+@given(st.lists(st.integers(1, 60), max_size=200), st.integers(1, 400), st.integers(1, 5))
+@example([1] * 100, 30, 3)
+def test_batches_are_all_sentences_in_order_and_as_many_for_each_process(lengths, tokens, processes):
+    sources = [[0] * length for length in sorted(lengths, reverse=True)]
+    order = list(range(len(sources)))
+    batches = list(_shared(order, sources, tokens, processes))
+    assert [index for batch in batches for index in batch] == order and all(batches)
+    padded = [len(batch) * len(sources[batch[0]]) for batch in batches]
+    assert all(size <= tokens * 5 / 4 or len(batch) == 1 for size, batch in zip(padded, batches))
+    if set(lengths) == {1} and len(lengths) > tokens >= 4 and len(lengths) >= 2 * processes:
+        assert len(batches) % processes == 0
