@@ -98,7 +98,8 @@ class Translator:
         """The best checkpoint of ``run``, a run directory; None is the run trained last.
 
         Several runs are an ensemble: the mean of their probabilities decides. Their vocabularies must be the same;
-        the first one's config counts. Raises UserError.
+        the first one's config counts. ``threads``: how many cores to use, by default all; on Linux, more than one batch
+        of lines is translated by as many processes, forked from this one. Raises UserError.
         """
         paths = [Path(run)] if isinstance(run, (str, Path)) else [Path(each) for each in run or []]
         for path in paths:
