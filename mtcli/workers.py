@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -17,7 +18,7 @@ from .errors import UserError
 class Workers:
     """Copies of this process, forked when there is first work for them: what ``work`` refers to is theirs as it was
     then, in the same memory. They end with this object, whose pipes close, with this process, or when `map` is left
-    early."""
+    while they work."""
 
     def __init__(self, work: Callable[[Any], Any], count: int):
         self.work, self.count = work, count
@@ -35,22 +36,31 @@ class Workers:
                 while number not in results:
                     for pipe in self.pipes:
                         if pipe not in busy and begun < len(tasks):
-                            pipe.send(tasks[begun])
+                            with self._contact():
+                                pipe.send(tasks[begun])
                             busy[pipe] = begun
                             begun += 1
                     for pipe in wait(list(busy)):
-                        done, result = pipe.recv()
+                        with self._contact():
+                            done, result = pipe.recv()
                         if not done:
                             raise result
                         results[busy.pop(pipe)] = result
                 yield results.pop(number)
-        except (EOFError, OSError):
-            raise UserError(
-                "A process that worked for this one died. Was it out of memory? With --threads 1 there is only one."
-            ) from None
         finally:
             if busy:
                 self.close()
+
+    @contextmanager
+    def _contact(self) -> Iterator[None]:
+        """Within this, a pipe to a process that is gone raises UserError; the others end, and a later `map` begins anew."""
+        try:
+            yield
+        except (EOFError, OSError):
+            self.close()
+            raise UserError(
+                "A process that worked for this one died. Was it out of memory? With --threads 1 there is only one."
+            ) from None
 
     def _start(self) -> None:
         context = multiprocessing.get_context("fork")

@@ -73,15 +73,33 @@ def test_a_process_that_is_killed_is_missed():
         list(pool.map(TASKS))
 
 
-def test_processes_end_when_nobody_wants_their_answers():
+def test_a_process_that_died_with_nothing_to_do_is_missed_once():
     pool = Workers(lambda task: os.getpid(), 2)
-    answers = pool.map(TASKS)
-    processes = {next(answers)}
-    answers.close()
-    assert gone(processes)
     processes = set(pool.map(TASKS))
-    del pool
-    assert gone(processes)
+    os.kill(min(processes), signal.SIGKILL)
+    assert gone({min(processes)})
+    with pytest.raises(UserError, match="died. Was it out of memory"):
+        list(pool.map(TASKS))
+    assert set(pool.map(TASKS)).isdisjoint(processes)
+
+
+def test_a_file_error_of_the_work_stays_what_it_is():
+    def work(task):
+        raise FileNotFoundError(2, "No such file", "x.txt")
+
+    with pytest.raises(FileNotFoundError, match="x.txt"):
+        list(Workers(work, 2).map(TASKS))
+
+
+def test_processes_end_when_nobody_wants_their_answers():
+    pool = Workers(lambda task: (task, os.getpid()), 2)
+    answers = pool.map(TASKS)
+    processes = {next(answers)[1]}
+    answers.close()
+    tasks, others = zip(*pool.map([7, 8, 9]))
+    assert tasks == (7, 8, 9)  # nothing of what was left is in the way
+    del pool, answers
+    assert gone(processes.union(others))
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
