@@ -9,7 +9,7 @@
     lock              held by the process that trains
 
 Whatever is written appears whole or not at all: it is written aside under a name with a leading dot, flushed to the
-disk, and renamed. Whatever is read may come from a stranger or a failing disk: no pickle, no links that lead out of the
+disk, and renamed. Whatever is read may come from a stranger or a failing disk: nothing that runs, no links that lead out of the
 run, no size that is believed before it is checked.
 """
 

@@ -1,7 +1,7 @@
 """What torchrun says: rank, world size, and the few things processes tell each other. Knows nothing of models or data.
 
 Everything here works in a single process too, where there is nobody to talk to. Objects travel as JSON bytes over the
-CPU, never as pickle.
+CPU.
 """
 
 from __future__ import annotations
