@@ -1,6 +1,6 @@
 """Translation speed of a trained model: mtcli against CTranslate2 and Hugging Face's `generate`.
 
-    python benchmarks/translate_speed.py --run runs/multi30k_transformer --input test2016.en --reference test2016.de
+    python benchmarks/translate_speed.py --run runs/multi30k_transformer --input test2016.en
 
 The input may be plain or .gz. Every contestant lives in a process of its own, with the same threads; they do each job in
 turn, round after round, so that a noisy machine disturbs all alike. Printed are sentences/s and target tokens/s (medians;
@@ -12,8 +12,9 @@ Jobs: the whole file, text to text, and `--singles` of its lines, one by one; ea
 Contestants: `mtcli` on the run itself; `ct2` and `ct2-int8`, CTranslate2 in float32 and int8 on the same weights, which
 are exported first, with sentencepiece, batches of 64 sentences that it sorts by length (the fastest of several tried) and
 its own way of ending a search; `ct2-workers`, the same in float32, by as many workers of one thread each; `hf`, Hugging
-Face's MarianMTModel of the same dimensions, whose random weights are made to write as many tokens as the references have,
-on every eighth line of the file, in batches of 64 of like length. Those that the model has no engine for (a GRU has
+Face's MarianMTModel of the same dimensions, whose random weights are made to write as many tokens as mtcli's greedy search
+does: a batch of 64 sources of like length as many as the longest of its translations has, since there every row goes on
+until the last is done; of a file, every fourth such batch. `hf-kept` is the same with mtcli's allocator settings. Those that the model has no engine for (a GRU has
 neither), or whose package is not installed, are left out.
 """
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import multiprocessing
 import os
 import statistics
@@ -30,7 +32,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 JOBS = {"file greedy": 1, "file beam 5": 5, "singles greedy": 1, "singles beam 5": 5}
-HF_SHARE = 8  # it translates every so manieth line: it is slow
+LENGTHS = "lengths.json"  # target tokens of each line as mtcli translates it greedily
+HF_SHARE = 4  # it translates every so manieth batch: it is slow
+PAUSE = 0.5  # seconds before each job: the threads of the one before wait for more work, busily, for up to 0.2
 AT_ONCE = 64  # sentences, by CTranslate2 and Hugging Face
 
 Translate = Callable[[list[int], int], tuple[list[int], int]]  # line numbers, beam -> sentences done, target tokens
@@ -71,24 +75,23 @@ def ct2_contestant(options, lines: list[str], export: str, compute_type: str, wo
     return translate
 
 
-def hf_contestant(options, lines: list[str], export: str):
+def hf_contestant(options, lines: list[str], export: str, tuned: bool = False):
     import numpy as np
     import torch
     from transformers import MarianConfig, MarianMTModel
     from transformers.utils import logging
 
-    from mtcli import codec
+    from mtcli import codec, devices
     from mtcli.checkpoint import Run
-    from mtcli.corpus import read_lines
-    from mtcli.devices import keep_freed_memory
     from mtcli.vocab import BOS, EOS, PAD
 
     logging.set_verbosity_error()
-    keep_freed_memory()
+    if tuned:
+        devices.prepare("cpu", options.threads, kernels=256)
     run = Run.open(options.run)
     ours, sides = run.config.model, codec.load(run.path / "tokenizer", run.config)
     sources = [[*sides[0].vocabulary.encode(sides[0].tokenizer.tokenize(line)), EOS] for line in lines]
-    lengths = [len(sides[1].tokenizer.tokenize(line)) + 1 for line in read_lines(options.reference)]
+    lengths = json.loads(Path(export, LENGTHS).read_text())
     config = MarianConfig(
         vocab_size=max(len(side.vocabulary) for side in sides), d_model=ours.hidden_size,
         encoder_layers=ours.encoder_layers, decoder_layers=ours.decoder_layers, encoder_attention_heads=ours.heads,
@@ -99,22 +102,20 @@ def hf_contestant(options, lines: list[str], export: str):
     model = MarianMTModel(config).eval()
 
     def translate(chosen, beam_size):
-        if len(chosen) > 1:
-            chosen = chosen[::HF_SHARE]
-        order, tokens = sorted(chosen, key=lengths.__getitem__, reverse=True), 0
-        for start in range(0, len(order), AT_ONCE):
-            batch = order[start : start + AT_ONCE]
+        order, done, tokens = sorted(chosen, key=lambda i: -len(sources[i])), 0, 0
+        batches = [order[start : start + AT_ONCE] for start in range(0, len(order), AT_ONCE)]
+        for batch in batches[::HF_SHARE]:
             ids = np.full((len(batch), max(len(sources[i]) for i in batch)), PAD)
             for row, i in enumerate(batch):
                 ids[row, : len(sources[i])] = sources[i]
             ids = torch.from_numpy(ids)
-            length = round(statistics.mean(lengths[i] for i in batch))
+            length = max(lengths[i] for i in batch)
             model.generate(
                 input_ids=ids, attention_mask=(ids != PAD).long(), num_beams=beam_size, do_sample=False,
                 min_new_tokens=length, max_new_tokens=length,
             )  # fmt: skip
-            tokens += length * len(batch)
-        return len(order), tokens
+            done, tokens = done + len(batch), tokens + sum(lengths[i] for i in batch)
+        return done, tokens
 
     return translate
 
@@ -125,8 +126,9 @@ CONTESTANTS = {
     "ct2-workers": (ct2_contestant, ("float32", True)),
     "ct2-int8": (ct2_contestant, ("int8",)),
     "hf": (hf_contestant, ()),
+    "hf-tuned": (hf_contestant, (True,)),
 }
-PACKAGES = {"mtcli": "mtcli", "hf": "transformers"}  # the others': ctranslate2
+PACKAGES = {"mtcli": "mtcli", "hf": "transformers", "hf-tuned": "transformers"}  # the others': ctranslate2
 
 
 def live(name: str, options, lines: list[str], export: str, pipe) -> None:
@@ -151,7 +153,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="a run directory")
     parser.add_argument("--input", type=Path, required=True, help="sentences to translate, one a line")
-    parser.add_argument("--reference", type=Path, help="their translations, whose lengths hf is given; without: no hf")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--singles", type=int, default=50, help="lines that are also translated one by one")
@@ -167,15 +168,12 @@ def main() -> None:
     names = [name for name in CONTESTANTS if name in options.contestants and importlib.util.find_spec(PACKAGES.get(name, "ctranslate2"))]
     if configs.load(options.run / "config.yaml").model.type != "transformer":
         names = ["mtcli"]
-    if options.reference is None:
-        names = [name for name in names if name != "hf"]
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         export = str(Path(folder, "exported"))
-        if set(names) - set(PACKAGES):
-            maker = context.Process(target=write_export, args=(options.run, export))
-            maker.start()
-            maker.join()
+        maker = context.Process(target=prepare, args=(options.run, lines, export, bool(set(names) - set(PACKAGES))))
+        maker.start()
+        maker.join()
         pipes = {}
         for name in names:
             pipes[name], other = context.Pipe()
@@ -188,6 +186,7 @@ def main() -> None:
             for turn in range(options.rounds + 1):
                 shift = turn % len(names)
                 for name in names[shift:] + names[:shift]:
+                    time.sleep(PAUSE)
                     pipes[name].send(job)
                     speeds[name].append(pipes[name].recv())
             report(job, {name: each[1:] for name, each in speeds.items()})
@@ -195,11 +194,17 @@ def main() -> None:
             pipe.send(None)
 
 
-def write_export(run: Path, path: str) -> None:
+def prepare(run: Path, lines: list[str], path: str, exported: bool) -> None:
+    """What the others are given: the exported model, if one of them runs it, and how long the translations are."""
+    from mtcli import Translator
     from mtcli.checkpoint import Run
     from mtcli.export import export
 
-    export(Run.open(run), Path(path), "ctranslate2")
+    if exported:
+        export(Run.open(run), Path(path), "ctranslate2")
+    Path(path).mkdir(exist_ok=True)
+    results = Translator.load(run, "cpu").translate(lines, beam_size=1)
+    Path(path, LENGTHS).write_text(json.dumps([len(each.hypotheses[0].tokens) + 1 for each in results]))
 
 
 def report(job: str, speeds: dict[str, list[tuple[float, float]]]) -> None:
