@@ -202,7 +202,11 @@ class Translator:
         prefix: list[int],
         replace_unknown: bool,
     ) -> Iterator[Translation]:
-        pieces = [piece for index, line in enumerate(lines) for piece in self._pieces(line, first_line + index)]
+        pieces = [
+            piece
+            for number, (line, tokens) in enumerate(zip(lines, self._all_tokens(lines, first_line)), first_line)
+            for piece in self._pieces(line, number, tokens)
+        ]
         sources = [[*self.codecs[0].vocabulary.encode(piece.tokens), EOS] for piece in pieces]
         longest_first = sorted(range(len(pieces)), key=lambda index: len(sources[index]), reverse=True)
         found: dict[int, list[Hypothesis]] = {}
@@ -251,6 +255,15 @@ class Translator:
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
 
+    def _all_tokens(self, lines: list[str], first_line: int) -> list[list[str]]:
+        """The tokens of source lines: of many at once in half the time, one by one where one of them is none."""
+        if len(lines) > 1 and all(isinstance(line, str) and "\n" not in line for line in lines):
+            try:
+                return self.codecs[0].tokenizer.tokenize_all(lines)
+            except UserError:
+                pass
+        return [self._tokens(0, line, f"Line {number}") for number, line in enumerate(lines, first_line)]
+
     def _prefix(self, text: str) -> list[int]:
         """The ids with which every translation is to begin."""
         tokens = self._tokens(1, text.strip(), "The prefix")
@@ -259,9 +272,8 @@ class Translator:
             raise UserError(f"The prefix holds {tokens[ids.index(UNK)]!r}, which is not in the target vocabulary.")
         return ids
 
-    def _pieces(self, text: str, line: int) -> Iterator[Piece]:
+    def _pieces(self, text: str, line: int, tokens: list[str]) -> Iterator[Piece]:
         """What is translated of a line: nothing if it is blank, several pieces if it is too long."""
-        tokens = self._tokens(0, text, f"Line {line}")
         if not text.strip():
             return
         parts = [tokens]
