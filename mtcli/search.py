@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -101,25 +102,29 @@ def search(
         sentences["noise"] = _noise(sampling.seed, keys, n_best, last_step + 1)  # (B, K, T)
         state = reorder(state, sentences["index"].repeat_interleave(n_best), None)
     tokens = torch.full((count * first_width,), bos, device=device)
-    nodes = torch.full_like(tokens, -1)
+    parents = torch.full_like(tokens, -1)  # of each row: its number among the rows of the step before
     written = tokens.new_empty(len(tokens), 0)
     trail: list[dict[str, Tensor]] = []
-    nodes_before = 0
+    shape = None
 
     for step in range(last_step + 1):
+        if shape != sentences["live"].shape:
+            shape = sentences["live"].shape  # (B, K)
+            first_rows = torch.arange(0, shape.numel(), shape[1], device=device).unsqueeze(1)  # (B, 1)
+            whose = sentences["index"].repeat_interleave(shape[1])
         logits, state, weights = decode_step(tokens, state, memory, attention)
         precision = logits.dtype if logits.dtype == torch.float64 else torch.float32
         # The fused log_softmax takes half the time of logsumexp; in place it needs no other memory (and caches).
         place = logits if logits.dtype == precision else None
         log_probs = torch.log_softmax(logits, 1, dtype=precision, out=place)
-        log_probs = log_probs.unflatten(0, (-1, sentences["live"].shape[1]))
+        log_probs = log_probs.view(*shape, -1)
         if step == 0:
             sentences["divisor"] = log_probs.new_tensor([divisors[i] for i in maximum.tolist()])
 
         if step < len(prefix):
             choice = _force(log_probs, sentences, prefix[step])
         else:
-            ends = log_probs[..., eos].clone()  # (B, K)
+            ends = log_probs.select(2, eos).clone()  # (B, K)
             log_probs.index_fill_(2, unwritable, NEVER)
             if no_repeat_ngram:
                 _ban_repeats(log_probs, written, no_repeat_ngram, spare=eos)
@@ -132,37 +137,29 @@ def search(
             else:
                 choice = _choose(log_probs, ends, sentences, full, early, width)
 
-        hypotheses = choice.ended.shape[1]
-        scores = choice.ended / divisors[step]
-        index = sentences["index"] if hypotheses == 1 else sentences["index"].repeat_interleave(hypotheses)
-        grown = {"token": tokens, "parent": nodes, "sentence": index}
-        grown |= {"log_probability": choice.ended.flatten(), "score": scores.flatten()}
+        grown = {"token": tokens, "parent": parents, "sentence": whose, "log_probability": choice.ended.view(-1)}
         if weights is not None:
             grown["attention"] = weights
         trail.append(grown)
 
         # Log-probabilities only fall. A sentence that is done and has not left yet finds nothing more.
+        live = choice.live
         if width == 1:
-            finished = torch.maximum(sentences["finished"], scores)
-            live = choice.live
-            done = live[:, 0] == NEVER
+            done = (live == NEVER).view(-1)
         else:
+            scores = choice.ended / divisors[step]
             finished = torch.cat((sentences["finished"], scores), 1).topk(n_best).values
             reach = sentences["divisor"]
             if look_ahead is not None:
                 reach = reach.clamp(max=divisors[min(step + 1 + look_ahead, last_step)])
-            done = choice.live.amax(1) / reach <= finished[:, -1]
-            live = choice.live.masked_fill(done.unsqueeze(1), NEVER)
-        first_rows = torch.arange(0, scores.numel(), scores.shape[1], device=device)
-        sentences |= {
-            "live": live,
-            "rows": first_rows.unsqueeze(1) + choice.parents,
-            "tokens": choice.tokens,
-            "finished": finished,
-        }
+            done = live.amax(1) / reach <= finished[:, -1]
+            live = live.masked_fill(done.unsqueeze(1), NEVER)
+            sentences["finished"] = finished
+        rows = first_rows if width == 1 else first_rows + choice.parents
+        sentences |= {"live": live, "rows": rows, "tokens": choice.tokens}
         moves, staying = sampling is None and width > 1 and step >= len(prefix), None
         if device.type == "cpu" or (step + 1) % CHECK_EVERY == 0:
-            unfinished = len(done) - int(done.sum())
+            unfinished = done.tolist().count(False)
             if unfinished == 0:
                 break
             unit = 1 << max(0, unfinished.bit_length() - LEAVE_BITS)
@@ -171,15 +168,13 @@ def search(
                 staying = done.byte().argsort(stable=True)[:size]  # the unfinished ones first
                 sentences, memory = select_rows(sentences, staying), select_rows(memory, staying)
                 moves = True
-        rows, tokens = sentences["rows"].flatten(), sentences["tokens"].flatten()
-        nodes = rows + nodes_before
-        nodes_before += scores.numel()
+        parents, tokens = sentences["rows"].view(-1), sentences["tokens"].view(-1)
         if moves:
-            state = reorder(state, rows, staying)
+            state = reorder(state, parents, staying)
         if no_repeat_ngram:
-            written = torch.cat((written.index_select(0, rows), tokens.unsqueeze(1)), 1)
+            written = torch.cat((written.index_select(0, parents), tokens.unsqueeze(1)), 1)
 
-    found = _harvest(trail, eos, count, n_best)
+    found = _harvest(trail, divisors, eos, count, n_best)
     if not all(found):
         raise UserError(
             "The model gives every translation of a sentence the probability 0 or none at all: its weights are not "
@@ -235,9 +230,9 @@ def _choose_one(
         live = live.masked_fill(full, NEVER)
     if early is not None:
         ends = ends.masked_fill(early & (live > NEVER), NEVER)
-    over = ends >= live
-    ended = (ends + sentences["live"]).masked_fill(~over, NEVER)
-    live = (live + sentences["live"]).masked_fill(over, NEVER)
+    over, before = ends >= live, sentences["live"]
+    ended = (ends + before).masked_fill_(~over, NEVER)
+    live = (live + before).masked_fill_(over, NEVER)
     return Choice(ended, live, torch.zeros_like(tokens), tokens)
 
 
@@ -246,9 +241,11 @@ def _top(values: Tensor, offsets: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     ``offsets`` (B, K) are added to all values of a hypothesis. The k largest lie in the k groups with the largest
     maxima: `topk` of those is 3 times as fast as of everything (0.25 ms, not 0.86, for 64 x 20,000 on one core). Groups
-    are strided, since maxima over rows are what is fast.
+    are strided, since maxima over rows are what is fast. For one sentence it is not worth their while.
     """
     vocabulary = values.shape[2]
+    if len(values) == 1 and values.numel() >= k:
+        return (values + offsets.unsqueeze(2)).flatten(1).topk(k)
     members = next(size for size in range(20, 0, -1) if vocabulary % size == 0)
     groups = vocabulary // members
     maxima = (values.unflatten(2, (members, groups)).amax(2) + offsets.unsqueeze(2)).flatten(1)  # (B, K·groups)
@@ -336,26 +333,31 @@ def _ban_repeats(log_probs: Tensor, written: Tensor, n: int, spare: int) -> None
 # ------------------------------------------------------------------------------------------------- what it comes to
 
 
-def _harvest(trail: list[dict[str, Tensor]], eos: int, count: int, n_best: int) -> list[list[Hypothesis]]:
+def _harvest(
+    trail: list[dict[str, Tensor]], divisors: list[float], eos: int, count: int, n_best: int
+) -> list[list[Hypothesis]]:
     """Follows the `n_best` best finished hypotheses of each sentence back to their beginnings.
 
-    trail: at each step, of each row that was stepped: the token it was fed, its parent among all rows of all steps
-    (-1: it begins a hypothesis), its sentence, the log-probability and score with which it ended there or NEVER, and
-    its attention.
+    trail: at each step, of each row that was stepped: the token it was fed, its parent among the rows of the step
+    before (-1: it begins a hypothesis), its sentence, the log-probability with which it ended there or NEVER, and its
+    attention. divisors: what that is divided by at each step.
     """
     nodes = {name: torch.cat([grown[name] for grown in trail]).cpu() for name in trail[0]}
+    begins = [0, *itertools.accumulate(len(grown["token"]) for grown in trail)]  # of the steps
     ended = (nodes["log_probability"] > NEVER).nonzero().squeeze(1)
-    ended = ended[nodes["score"][ended].argsort(descending=True, stable=True)]
+    steps = torch.bucketize(ended, torch.tensor(begins[1:]), right=True)
+    log_probabilities = nodes["log_probability"][ended]
+    scores, order = (log_probabilities / log_probabilities.new_tensor(divisors)[steps]).sort(descending=True, stable=True)
     tokens, parents = nodes["token"].tolist(), nodes["parent"].tolist()
     found: list[list[Hypothesis]] = [[] for _ in range(count)]
-    results = (nodes[name][ended].tolist() for name in ("sentence", "log_probability", "score"))
-    for node, sentence, log_probability, score in zip(ended.tolist(), *results):
+    results = (each[order].tolist() for each in (ended, steps, nodes["sentence"][ended], log_probabilities))
+    for score, node, step, sentence, log_probability in zip(scores.tolist(), *results):
         if len(found[sentence]) == n_best:
             continue
-        path = []
-        while node >= 0:
-            path.append(node)
-            node = parents[node]
+        path = [node]
+        while step > 0:
+            step -= 1
+            path.append(begins[step] + parents[path[-1]])
         path.reverse()
         attention = nodes["attention"][path] if "attention" in nodes else None
         found[sentence].append(
