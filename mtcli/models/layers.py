@@ -34,8 +34,28 @@ class Dropout(nn.Module):
         return f"{self.probability}"
 
 
-def plain(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What a linear layer, a norm or an identity computes, as a function of its own.
+class Linear(nn.Linear):
+    """A linear layer that adds its bias last.
+
+    PyTorch's, on the CPU, fills the result with the bias and multiplies on top of that: 1.1 times the time, for 64 to
+    3,000 rows of a small Transformer, and as much for a forward and a backward pass through all its layers.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (…, in), weight (out, in), bias (out,) -> (…, out)"""
+    if x.device.type != "cpu":
+        return F.linear(x, weight, bias)
+    return F.linear(x, weight).add_(bias)
+
+
+def plain(
+    module: nn.Module, product: Callable[[Tensor, Tensor, Tensor], Tensor] = linear
+) -> Callable[[Tensor], Tensor]:
+    """What a linear layer (by ``product``), a norm or an identity computes, as a function of its own.
 
     To call a module, and to look up its parts, takes as long as to multiply a row by its weights: a step of a
     Transformer of 4 layers and 128 units takes 0.28 ms for one row without, 0.53 ms with.
@@ -43,8 +63,8 @@ def plain(module: nn.Module) -> Callable[[Tensor], Tensor]:
     if isinstance(module, nn.Identity):
         return lambda x: x
     weight, bias = module.weight, getattr(module, "bias", None)
-    if isinstance(module, nn.Linear):
-        return lambda x: F.linear(x, weight, bias)
+    if isinstance(module, Linear):
+        return lambda x: product(x, weight, bias)
     shape, eps = module.normalized_shape, module.eps
     if isinstance(module, nn.LayerNorm):
         return lambda x: torch.layer_norm(x, shape, weight, bias, eps)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config import Transformer as TransformerConfig
 from ..errors import UserError
 from .base import Memory, Seq2Seq, State, Step, select_rows
-from .layers import Dropout, kernels_for, plain
+from .layers import Dropout, Linear, kernels_for, plain
 
 CACHE_CHUNK = 16  # target positions by which the cache of keys and values grows
 
@@ -271,7 +271,7 @@ class DecoderLayer(nn.Module):
         return step
 
 
-class PackedLinear(nn.Linear):
+class PackedLinear(Linear):
     """Several linear layers of one input, computed as one; each block of rows is initialised as a layer of its own."""
 
     def __init__(self, inputs: int, sizes: list[int]):
@@ -288,8 +288,8 @@ class FeedForward(nn.Module):
         self.activation = {"relu": F.relu_, "gelu": F.gelu, "swiglu": F.silu}[config.activation]
         size = config.feed_forward_size
         hidden = config.hidden_size
-        self.inner = PackedLinear(hidden, [size, size]) if self.gated else nn.Linear(hidden, size)
-        self.outer = nn.Linear(size, hidden)
+        self.inner = PackedLinear(hidden, [size, size]) if self.gated else Linear(hidden, size)
+        self.outer = Linear(size, hidden)
         self.dropout = Dropout(config.activation_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -334,11 +334,11 @@ class MultiHeadAttention(nn.Module):
         self.counts = [self.heads, self.groups, self.groups]
         self.dropout = config.attention_dropout
         if cross:
-            self.query = nn.Linear(config.hidden_size, config.hidden_size)
+            self.query = Linear(config.hidden_size, config.hidden_size)
             self.key_value = PackedLinear(config.hidden_size, self.sizes[1:])
         else:
             self.query_key_value = PackedLinear(config.hidden_size, self.sizes)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = Linear(config.hidden_size, config.hidden_size)
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, T, heads·D) -> (B, heads, T, D)"""
