@@ -183,6 +183,36 @@ def test_a_sentence_does_not_depend_on_its_batch(config: Any, model: Seq2Seq, ba
             same(unroll(model, *start(model, *alone), prefix)[0].log_softmax(-1)[0], stepped[row], tolerance)
 
 
+def test_hypotheses_of_a_sentence_do_not_depend_on_its_batch(
+    config: Any, model: Seq2Seq, batch: tuple[Tensor, ...]
+) -> None:
+    """Three of each, which swap places at every step, for longer than any room for their past is made at once."""
+    source, mask, _ = batch
+    generator = torch.Generator().manual_seed(4)
+    tokens = torch.randint(VOCABULARY, (12, len(source), 3), generator=generator)
+    moves = torch.randint(3, (12, len(source), 3), generator=generator)
+
+    def decode(source: Tensor, mask: Tensor, tokens: Tensor, moves: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        memory, state = start(model, source, mask, 3)
+        steps = []
+        everyone = torch.arange(len(source))
+        for step, (column, move) in enumerate(zip(tokens, moves)):
+            logits, state, attention = model.decode_step(column.flatten(), state, memory, attention=True)
+            rows = (move + 3 * everyone.unsqueeze(1)).flatten()
+            state = model.reorder(state, rows, everyone if step % 2 else None)
+            steps.append((logits, attention))
+        return steps
+
+    together = decode(source, mask, tokens, moves)
+    for row, length in enumerate(LENGTHS):
+        part = slice(row, row + 1)
+        alone = decode(source[part, :length], mask[part, :length], tokens[:, part], moves[:, part])
+        for (logits, attention), (expected, expected_attention) in zip(alone, together):
+            same(logits, expected[3 * row : 3 * row + 3])
+            if attention is not None:
+                same(attention, expected_attention[3 * row : 3 * row + 3, :length])
+
+
 def test_dimension_0_is_the_row(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
     """Of a State a row is a hypothesis, but for what the hypotheses of a sentence share."""
     source, mask, target = batch

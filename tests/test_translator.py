@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 
 import pytest
@@ -53,6 +54,13 @@ def test_a_result_does_not_depend_on_its_batch(translator, options):
     assert texts(whole) == texts(alone) == texts(small)
     assert scores(whole) == pytest.approx(scores(alone), abs=1e-9)
     assert [translation.source for translation in whole] == SOURCES
+
+
+def test_threads_may_share_a_translator(translator):
+    expected = texts(translator.translate([source])[0] for source in SOURCES)
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda source: translator.translate([source])[0], SOURCES * 3)
+        assert texts(found) == expected * 3
 
 
 def test_log_probabilities_are_those_of_forced_decoding(translator):
