@@ -10,22 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from .base import Memory, State, Step
+from .base import Memory, Seq2Seq, State, Step
 from .layers import plain
-
-if TYPE_CHECKING:
-    from .transformer import DecoderLayer, MultiHeadAttention, TransformerSeq2Seq
 
 CHUNK = 16  # target positions by which the room for queries, keys and values grows
 
 
-def single_state(model: TransformerSeq2Seq, memory: Memory) -> State:
+def single_state(model: Seq2Seq, memory: Memory) -> State:
     """State: ``past`` (1, L, C, 3H), the queries, keys and values that the hypotheses wrote in each layer, side by side, never
     moved; ``unseen`` (K, C) is 0 where a hypothesis finds its own tokens, else -∞; ``position`` and ``written`` (K,) count
     steps and tokens."""
@@ -35,7 +31,7 @@ def single_state(model: TransformerSeq2Seq, memory: Memory) -> State:
     return {"past": past, "unseen": like.new_zeros(1, 0), "position": none, "written": none}
 
 
-def single_step(model: TransformerSeq2Seq) -> Step:
+def single_step(model: Seq2Seq) -> Step:
     """`Seq2Seq.decode_step` of states made by `single_state`."""
     layers = [_layer(layer) for layer in model.decoder]
     heads = model.config.heads
@@ -80,7 +76,7 @@ def _views(room: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     return room, keys.permute(1, 2, 0), values.transpose(0, 1)
 
 
-def _layer(layer: DecoderLayer) -> Callable[..., tuple[Tensor, Tensor]]:
+def _layer(layer: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
     """x (K, H), tokens written before, views of the room for own keys, unseen, the folded source, rotation -> (K, H) and
     the weights of cross-attention (K, A·S)."""
     sublayers = layer.around_self_attention, layer.around_cross_attention, layer.around_feed_forward
@@ -119,7 +115,7 @@ def _layer(layer: DecoderLayer) -> Callable[..., tuple[Tensor, Tensor]]:
     return step
 
 
-def _pack(attention: MultiHeadAttention) -> tuple[Tensor, Tensor]:
+def _pack(attention: nn.Module) -> tuple[Tensor, Tensor]:
     """Weights (H, 3H) and biases of queries, keys and values; keys that heads share are there for each of them."""
     linear = attention.query_key_value
     if attention.groups == attention.heads:
@@ -133,7 +129,7 @@ def _pack(attention: MultiHeadAttention) -> tuple[Tensor, Tensor]:
     return parts[0].t().contiguous(), parts[1]
 
 
-def _fold(attention: MultiHeadAttention) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+def _fold(attention: nn.Module) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
     """A function of the source's keys and values (1, G, S, D) and padding (1, S), -∞ there, else 0, that gives the keys
     times the query's weights, (H, A·S), with their bias (A·S,), and the values times the output's weights, (A·S, H).
 
