@@ -63,7 +63,8 @@ def turn_weights(model: nn.Module) -> None:
     """
     encoder = set(model.encoder.modules())
     for module in model.modules():
-        if isinstance(module, nn.Linear) and module not in encoder:  # its own copy, where an embedding shares it, which wants it as it was
+        if isinstance(module, nn.Linear) and module not in encoder:
+            # Its own copy, where an embedding shares it, which wants it as it was.
             module.weight = nn.Parameter(module.weight.detach().t().contiguous().t(), requires_grad=False)
 
 
@@ -166,7 +167,8 @@ class ModelEngine:
         # Cores that share the products of small models wait for each other: each by itself, two take 0.85 of the time.
         several = device.type == "cpu" and workers.possible()
         processes = min(torch.get_num_threads(), MOST_PROCESSES) if several else 1
-        return cls(models[0] if len(models) == 1 else Ensemble(models).eval(), device, " + ".join(names), processes, trained=True)
+        model = models[0] if len(models) == 1 else Ensemble(models).eval()
+        return cls(model, device, " + ".join(names), processes, trained=True)
 
     def search_all(self, batches: Sequence[dict[str, Any]]) -> Iterator[list[list[Found]]]:
         """`search` with each of several sets of arguments, in order, as many at a time as there are processes."""
