@@ -14,8 +14,8 @@ are exported first, with sentencepiece, batches of 64 sentences that it sorts by
 its own way of ending a search; `ct2-workers`, the same in float32, by as many workers of one thread each; `hf`, Hugging
 Face's MarianMTModel of the same dimensions, whose random weights are made to write as many tokens as mtcli's greedy search
 does: a batch of 64 sources of like length as many as the longest of its translations has, since there every row goes on
-until the last is done; of a file, every fourth such batch. `hf-kept` is the same with mtcli's allocator settings. Those that the model has no engine for (a GRU has
-neither), or whose package is not installed, are left out.
+until the last is done; `hf-tuned`, the same with mtcli's settings of PyTorch and of the memory allocator. Those that the
+model has no engine for (a GRU has neither), or whose package is not installed, are left out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from pathlib import Path
 
 JOBS = {"file greedy": 1, "file beam 5": 5, "singles greedy": 1, "singles beam 5": 5}
 LENGTHS = "lengths.json"  # target tokens of each line as mtcli translates it greedily
-HF_SHARE = 4  # it translates every so manieth batch: it is slow
 PAUSE = 0.5  # seconds before each job: the threads of the one before wait for more work, busily, for up to 0.2
 AT_ONCE = 64  # sentences, by CTranslate2 and Hugging Face
 
@@ -102,9 +101,9 @@ def hf_contestant(options, lines: list[str], export: str, tuned: bool = False):
     model = MarianMTModel(config).eval()
 
     def translate(chosen, beam_size):
-        order, done, tokens = sorted(chosen, key=lambda i: -len(sources[i])), 0, 0
+        order, tokens = sorted(chosen, key=lambda i: -len(sources[i])), 0
         batches = [order[start : start + AT_ONCE] for start in range(0, len(order), AT_ONCE)]
-        for batch in batches[::HF_SHARE]:
+        for batch in batches:
             ids = np.full((len(batch), max(len(sources[i]) for i in batch)), PAD)
             for row, i in enumerate(batch):
                 ids[row, : len(sources[i])] = sources[i]
@@ -114,8 +113,8 @@ def hf_contestant(options, lines: list[str], export: str, tuned: bool = False):
                 input_ids=ids, attention_mask=(ids != PAD).long(), num_beams=beam_size, do_sample=False,
                 min_new_tokens=length, max_new_tokens=length,
             )  # fmt: skip
-            done, tokens = done + len(batch), tokens + sum(lengths[i] for i in batch)
-        return done, tokens
+            tokens += sum(lengths[i] for i in batch)
+        return len(order), tokens
 
     return translate
 
