@@ -142,7 +142,7 @@ class ModelEngine:
         self, model: Seq2Seq, device: torch.device, name: str = "", processes: int = 1, trained: bool = False
     ):
         self.model, self.device, self.name = model, device, name
-        self.kept = threading.local() if trained else None  # a step remembers which sentence it is at: one a thread
+        self.kept = threading.local() if trained else None
         self.processes, self.workers = processes, Workers(self._search, processes) if processes > 1 else None
         self.positions = model.max_positions  # tokens of the longest sentence, EOS included; None: no limit
 
@@ -240,6 +240,7 @@ class ModelEngine:
         ]
 
     def _step(self) -> Step:
+        """The step of this search: a step remembers which sentence it is at, so that each thread has its own."""
         if self.kept is None:
             return self._stepper()
         if not hasattr(self.kept, "step"):

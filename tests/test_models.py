@@ -183,9 +183,7 @@ def test_a_sentence_does_not_depend_on_its_batch(config: Any, model: Seq2Seq, ba
             same(unroll(model, *start(model, *alone), prefix)[0].log_softmax(-1)[0], stepped[row], tolerance)
 
 
-def test_hypotheses_of_a_sentence_do_not_depend_on_its_batch(
-    config: Any, model: Seq2Seq, batch: tuple[Tensor, ...]
-) -> None:
+def test_hypotheses_of_a_sentence_do_not_depend_on_its_batch(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
     """Three of each, which swap places at every step, for longer than any room for their past is made at once."""
     source, mask, _ = batch
     generator = torch.Generator().manual_seed(4)

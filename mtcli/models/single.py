@@ -4,7 +4,8 @@ For a row of a small model, to call an operation (1 to 2 µs) takes as long as w
 the same for any number of sentences, in twice as many operations.
 """
 
-# K hypotheses of the sentence, L layers, S source, C room for written tokens, H hidden, A attention heads, D size of a head
+# K hypotheses of the sentence, L layers, S source, C room for written tokens, H hidden, A attention heads, G key/value
+# heads, D size of a head
 
 from __future__ import annotations
 
@@ -22,9 +23,9 @@ CHUNK = 16  # target positions by which the room for queries, keys and values gr
 
 
 def single_state(model: Seq2Seq, memory: Memory) -> State:
-    """State: ``past`` (1, L, C, 3H), the queries, keys and values that the hypotheses wrote in each layer, side by side, never
-    moved; ``unseen`` (K, C) is 0 where a hypothesis finds its own tokens, else -∞; ``position`` and ``written`` (K,) count
-    steps and tokens."""
+    """State: ``past`` (1, L, C, 3H), the queries, keys and values that the hypotheses wrote in each layer, side by side,
+    never moved; ``unseen`` (K, C) is 0 where a hypothesis finds its own tokens, else -∞; ``position`` and ``written`` (K,)
+    count steps and tokens."""
     like = memory["keys.0"]
     past = like.new_zeros(1, len(model.decoder), 0, 3 * model.config.hidden_size)
     none = torch.zeros(1, dtype=torch.long, device=like.device)
