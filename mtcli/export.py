@@ -265,7 +265,7 @@ def _step(model: Seq2Seq, tokens: Tensor, state: State, memory: Memory) -> tuple
     rows, _, position, _ = state["past_keys.0"].shape
     past = {name: F.pad(tensor, (0, 0, 0, 1)) for name, tensor in state.items()}
     unseen = past["past_keys.0"].new_zeros(rows, position + 1)
-    states, weights = model.step_at(ahead=1)(position, position, tokens, past, unseen, memory, True)
+    states, weights = model.step_at()(position, position, tokens, past, unseen, memory, True)
     return model.project(states), past, weights
 
 

@@ -100,7 +100,7 @@ class TransformerSeq2Seq(Seq2Seq):
         is 0 where a hypothesis finds its own tokens, else -∞. ``position`` and ``written`` (R,) count steps and tokens.
 
         To copy the past of each hypothesis at every step instead, as it moves, made a beam search 1.06 times as long.
-        One sentence by itself has another State, see `single.py`.
+        One sentence by itself has another State, see `single.py`; but not for gradients, since it is written in place.
         """
         sentences, groups, _, size = memory["keys.0"].shape
         if sentences == 1 and not torch.is_grad_enabled():
@@ -150,38 +150,29 @@ class TransformerSeq2Seq(Seq2Seq):
         projection, bias = self.projection.weight, self.projection.bias
 
         def project(states: Tensor) -> Tensor:
-            # F.linear would fill the logits with the bias first, in memory that is in no cache. oneDNN takes 56 µs, not
-            # 123, for 5 rows times 128 x 4,000.
-            with kernels_for(len(states), few=2):
+            with kernels_for(len(states), few=2):  # oneDNN takes 56 µs, not 123, for 5 rows times 128 x 4,000
                 return F.linear(states, projection).add_(bias)
 
         return project
 
-    def embedder(self, ahead: int = CHUNK) -> Callable[[Tensor, int], tuple[Tensor, Rotation | None]]:
-        """A function of tokens (R,) and their position that gives their vectors (R, H) and the rotation there.
-
-        ``ahead``: for so many positions at once it makes the vectors that are added to embeddings."""
-        embedding, scale = self.target_embedding.weight, math.sqrt(self.config.hidden_size)
-        start, table = 0, embedding[:0]
+    def embedder(self) -> Callable[[Tensor, int], tuple[Tensor, Rotation | None]]:
+        """A function of tokens (R,) and their position that gives their vectors (R, H) and the rotation there."""
+        embedding, scale, positions = self.target_embedding.weight, math.sqrt(self.config.hidden_size), self.positions
 
         def embed(tokens: Tensor, position: int) -> tuple[Tensor, Rotation | None]:
-            nonlocal start, table
-            x = F.embedding(tokens, embedding)
-            if ahead == 1 or table is not None and not start <= position < start + len(table):
-                length = ahead if self.max_positions is None else max(1, min(ahead, self.max_positions - position))
-                start, table = position, self.positions.table(position, length, embedding)
-            x = x * scale if table is None else torch.add(table[position - start], x, alpha=scale)
-            return x, self.positions.rotation(position, 1, x)
+            x, added = F.embedding(tokens, embedding), positions.table(position, 1, embedding)
+            x = x * scale if added is None else torch.add(added, x, alpha=scale)
+            return x, positions.rotation(position, 1, x)
 
         return embed
 
-    def step_at(self, ahead: int = CHUNK) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    def step_at(self) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """A function (position, written, tokens, past, unseen, memory, attention) -> states (R, H) and attention after
         the tokens at that position, whose keys and values it writes into the past, behind what is written there."""
         layers = [layer.step() for layer in self.decoder]
         kinds = ("past_keys", "past_values", "keys", "values")
         names = [[f"{kind}.{index}" for kind in kinds] for index in range(len(layers))]
-        embed, norm, heads = self.embedder(ahead), plain(self.decoder_norm), self.config.heads
+        embed, norm, heads = self.embedder(), plain(self.decoder_norm), self.config.heads
         mask = padding = None
 
         def step(
