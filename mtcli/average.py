@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import codec, corpus, evaluation
+from . import codec, corpus, devices, evaluation
 from .checkpoint import Run, load_into
 from .errors import UserError
 from .inference import ModelEngine, describe
@@ -86,7 +86,7 @@ def validate(run: Run, weights: dict[str, Tensor], device: torch.device) -> dict
     model = build_model(config.model, *_sizes(run))
     load_into(model, weights)
     translator = Translator(
-        ModelEngine(model.to(device).eval(), device), codec.load(run.path / "tokenizer", config), config
+        ModelEngine(model.to(device).eval(), device, devices.autocast(device, config.training.precision)[0]), codec.load(run.path / "tokenizer", config), config
     )
     sources, references = corpus.read_evaluation(config.data.validation)
     decoding = translator.decoding(beam_size=config.training.validation_beam_size, sampling=None)

@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from enum import Enum
 from itertools import islice, tee
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -31,10 +30,6 @@ app = typer.Typer(
 log = logging.getLogger("mtcli")
 
 
-class Device(str, Enum):
-    auto, cpu, cuda, mps = "auto", "cpu", "cuda", "mps"
-
-
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file that says what to train and how.")]
 SetOption = Annotated[
     Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the config; repeatable.")
@@ -47,7 +42,9 @@ RunsOption = Annotated[
     Optional[list[Path]],
     typer.Option("--run", help="Directory of a run; of several, an ensemble.  [default: the one trained last]"),
 ]
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
+DeviceOption = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where to compute; auto takes a CUDA GPU if there is one.")
+]
 ThreadsOption = Annotated[
     Optional[int], typer.Option(min=1, help="Processor cores to use.  [default: PyTorch's choice, usually all]")
 ]
@@ -127,7 +124,7 @@ def train(
     config: ConfigOption,
     run: NewRunOption = None,
     settings: SetOption = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Train a model; the same command again continues a run where it stopped. torchrun starts it on several GPUs."""
@@ -140,7 +137,7 @@ def train(
         wanted = _load_config(config, settings, run)
         from . import devices, trainer
 
-        chosen = devices.prepare(device.value, threads)
+        chosen = devices.prepare(device, threads)
         distributed.init(chosen)
         with distributed.main_first():
             place = _prepare_run(config, run, wanted)
@@ -244,7 +241,7 @@ def translate(
     top_k: Annotated[Optional[int], typer.Option(min=1, help="With --sample: from the k best tokens only.")] = None,
     top_p: Annotated[Optional[float], typer.Option(help="With --sample: from the best tokens of this probability.")] = None,
     seed: Annotated[Optional[int], typer.Option(min=0, help="With --sample: another seed, other translations.")] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Translate sentences from the command line, a file, or stdin; one line in, one line out."""
@@ -330,14 +327,14 @@ def _lines(text: list[str] | None, path: Path | None) -> Iterable[str] | None:
     return corpus.Arriving(sys.stdin.buffer, "stdin")
 
 
-def _load_translator(run: Path | list[Path] | None, device: Device, threads: int | None):
+def _load_translator(run: Path | list[Path] | None, device: str, threads: int | None):
     import gc
 
     gc.disable()  # imports keep nearly all they make; to look for garbage meanwhile is an eighth of PyTorch's
     try:
         from .translator import Translator
 
-        return Translator.load(run, device.value, threads)
+        return Translator.load(run, device, threads)
     finally:
         gc.freeze()
         gc.enable()
@@ -403,7 +400,7 @@ def evaluate(
     output: Annotated[Optional[Path], typer.Option("--output", "-o", help="Write the translations here.")] = None,
     beam_size: BeamOption = None,
     as_json: JSONOption = False,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Translate a test set and score it. Without files: the test set that the run's config names."""
@@ -510,7 +507,7 @@ def score(
     data: Annotated[Optional[Path], typer.Option(help="TSV of source and translation, instead of two files.")] = None,
     output: Annotated[Optional[Path], typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
     as_json: JSONOption = False,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """How probable given translations are: for each pair its log-probability, a tab, and its score (as translate's)."""
@@ -543,7 +540,7 @@ def average(
     run: RunOption = None,
     last: Annotated[Optional[int], typer.Option(min=2, help="The newest so many checkpoints.  [default: all]")] = None,
     best: Annotated[Optional[int], typer.Option(min=2, help="The best so many of those that the run has kept.")] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Average the weights of several checkpoints into a run of their own, and say what that does to validation."""
@@ -552,7 +549,7 @@ def average(
     from . import average as averaging, devices
     from .checkpoint import Run
 
-    chosen = devices.prepare(device.value, threads)
+    chosen = devices.prepare(device, threads)
     place = Run.open(run) if run else Run.latest()
     updates = averaging.choose(place, last, best)
     weights = averaging.average(place, updates)

@@ -57,6 +57,14 @@ class Section(BaseModel):
         return {key: {"type": kinds[key], **value} if key in without else value for key, value in values.items()}
 
 
+def by_size(default: Any) -> Any:
+    """A field that `defaults.fit` chooses by the size of the corpus where a config leaves it open.
+
+    ``default`` is what it is without a corpus, in Python; the JSON Schema names none.
+    """
+    return Field(default, json_schema_extra=lambda node: node.pop("default", None))
+
+
 class Short:
     """Lets a value be written shorter: ``whole`` completes it; ``schema`` makes the JSON Schema of the short form."""
 
@@ -187,8 +195,8 @@ class Subwords(Section):
     """Lower-case the text first."""
     normalization: Literal["none", "nfkc"] = "none"
     """Unicode normalisation before everything else."""
-    vocabulary_size: Annotated[int, Field(ge=300)] = 4000
-    """Pieces, special tokens and the 256 bytes included."""
+    vocabulary_size: Annotated[int, Field(ge=300)] = by_size(4000)
+    """Pieces, special tokens and the 256 bytes included. Default: by the size of the corpus."""
     dropout: Fraction = 0.0
     """Training only. bpe: share of merges left out (BPE-dropout, Provilkov et al. 2020). unigram: the smoothing alpha
     of sampled segmentations (Kudo 2018). 0 always takes the best segmentation."""
@@ -219,14 +227,17 @@ class Recurrent(Section):
 
     type: Literal["gru"] = "gru"
     cell: Literal["gru", "lstm"] = "gru"
-    embedding_size: Width = 256
-    hidden_size: Width = 256
-    """Units of a decoder layer, and of an encoder layer (both directions together)."""
+    embedding_size: Width = by_size(256)
+    """Default: as `hidden_size`."""
+    hidden_size: Width = by_size(256)
+    """Units of a decoder layer, and of an encoder layer (both directions together). Default: by the size of the
+    corpus."""
     encoder_layers: Layers = 1
     decoder_layers: Layers = 1
     bidirectional: bool = True
     """Read the source in both directions."""
-    dropout: Fraction = 0.2
+    dropout: Fraction = by_size(0.2)
+    """On embeddings, between layers and on the readout. Default: by the size of the corpus."""
     attention: Literal["none", "additive", "dot", "general"] = "additive"
     """additive: Bahdanau et al. 2015; dot and general: Luong et al. 2015; none: only the encoder's final state."""
     attention_at: Literal["before", "after"] = "after"
@@ -248,16 +259,20 @@ class Transformer(Section):
     """Transformer encoder-decoder (Vaswani et al. 2017)."""
 
     type: Literal["transformer"] = "transformer"
-    hidden_size: Width = 256
-    """Width of the model; a multiple of `heads`."""
-    feed_forward_size: Width = 1024
-    heads: Width = 4
+    hidden_size: Width = by_size(256)
+    """Width of the model; a multiple of `heads`. Default: by the size of the corpus."""
+    feed_forward_size: Width = by_size(1024)
+    """Default: four times `hidden_size`."""
+    heads: Width = by_size(4)
+    """Default: one for each 64 units, at least 4."""
     key_value_heads: Width | None = None
     """Fewer than `heads`: groups of heads share keys and values (Ainslie et al. 2023)."""
-    encoder_layers: Layers = 4
-    decoder_layers: Layers = 4
-    dropout: Fraction = 0.1
-    """On embeddings and on the output of every sub-layer."""
+    encoder_layers: Layers = by_size(4)
+    """Default: by the size of the corpus."""
+    decoder_layers: Layers = by_size(4)
+    """Default: by the size of the corpus."""
+    dropout: Fraction = by_size(0.1)
+    """On embeddings and on the output of every sub-layer. Default: by the size of the corpus."""
     attention_dropout: Fraction = 0.0
     """On attention weights."""
     activation_dropout: Fraction = 0.0
@@ -268,8 +283,9 @@ class Transformer(Section):
     positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
     max_positions: Width = 1024
     """Rows of a learned position table: the longest sentence in tokens that can be read or written."""
-    tied_embeddings: Literal["none", "target", "all"] = "target"
-    """target: the decoder's input and output share one table (Press and Wolf 2017); all: the encoder's too."""
+    tied_embeddings: Literal["none", "target", "all"] = by_size("target")
+    """target: the decoder's input and output share one table (Press and Wolf 2017); all: the encoder's too. Default: all
+    where the tokenizer is shared, else target."""
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.hidden_size % self.heads:
@@ -335,7 +351,7 @@ class Linear(Section):
     """Falls in a straight line from the end of warm-up to the end of training."""
 
     type: Literal["linear"] = "linear"
-    warmup_updates: Annotated[int, Field(ge=0)] = 100
+    warmup_updates: Annotated[int, Field(ge=0)] = 200
     final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Of the peak, at the end."""
 
@@ -369,43 +385,43 @@ class Training(Section):
     batch_sentences: Count | None = None
     """Sentence pairs of one update; instead of `batch_tokens`."""
     batch_tokens: Count | None = Field(default_factory=lambda given: None if given.get("batch_sentences") else 2000)
-    """Target tokens of one update, padding not counted. Default: 2000, unless `batch_sentences` is given."""
+    """Target tokens of one update, padding not counted. Default: by the size of the corpus, unless `batch_sentences` is
+    given."""
     micro_batch_tokens: Count | None = None
     """Padded tokens that are on the device at once; an update is cut into micro-batches that fit. The result is the
     same. Default: everything at once on the CPU, as much as fits on a GPU."""
     max_updates: Count | None = None
     """Stop after so many updates."""
-    max_epochs: Positive | None = None
-    """Stop after so many passes over the data."""
+    max_epochs: Positive | None = by_size(None)
+    """Stop after so many passes over the data. Default: by the size of the corpus, unless one of the three limits is
+    given."""
     max_minutes: Positive | None = None
     """Stop after so many minutes of training; schedules then follow the clock."""
-    optimizer: Annotated[Adam | AdamW | Muon, Field(discriminator="type"), ByType] = Adam()
+    optimizer: Annotated[Adam | AdamW | Muon, Field(discriminator="type"), ByType] = Muon()
     schedule: Annotated[
         Constant | InverseSquareRoot | Linear | Cosine | Plateau, Field(discriminator="type"), ByType
-    ] = InverseSquareRoot()
+    ] = Linear()
     label_smoothing: Fraction = 0.1
     """Share of probability spread over the whole vocabulary (Szegedy et al. 2016, section 7)."""
-    r_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Weight of the divergence between two passes of each pair under different dropout (Liang et al. 2021, eq. 4; they
-    use 5), against overfitting; an update takes twice as long. 0: one pass, no such loss."""
-    r_drop_from: Fraction = 0.0
-    """Share of training after which `r_drop` begins."""
     max_gradient_norm: Positive | None = 1.0
     """Gradients are scaled down to this norm; null: never."""
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Arithmetic of the forward pass (autocast); weights stay float32."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward pass (autocast), also when the model is used later; weights stay float32. auto: bf16 on
+    a GPU that has it, float32 elsewhere."""
     log_every: Count = 50
     """Updates between two lines of the log."""
-    validate_every: Count | Literal["epoch"] = "epoch"
-    """Updates between two validations, or `epoch`."""
+    validate_every: Count | Literal["epoch"] = by_size("epoch")
+    """Updates between two validations, or `epoch`. Default: a fiftieth of a training whose length is chosen by the size
+    of the corpus, else `epoch`."""
     validation_metrics: list[Literal["bleu", "chrf", "ter", "exact_match"]] = ["bleu", "chrf"]
     """Metrics on decoded validation text, beside loss and perplexity. Empty: nothing is decoded."""
     validation_beam_size: Beam = 1
     """Beam of the decoding at validation; 1 is greedy search, which is fast."""
-    best_by: Literal["loss", "perplexity", "bleu", "chrf", "ter", "exact_match"] = "loss"
-    """What decides which checkpoint is best."""
-    patience: Count | None = None
-    """Stop after so many validations without a new best."""
+    best_by: Literal["loss", "perplexity", "bleu", "chrf", "ter", "exact_match"] = by_size("loss")
+    """What decides which checkpoint is best. Default: chrf for a small corpus, else loss."""
+    patience: Count | None = by_size(None)
+    """After so many validations without a new best training ends: linear and cosine schedules first fall to their end,
+    within a tenth of the updates done. null: never. Default: 10 if the length of training is left open, else null."""
     examples: Annotated[int, Field(ge=0)] = 3
     """Translations shown at each validation."""
     keep_checkpoints: Count = 2
@@ -683,16 +699,17 @@ def free_on_resume(config: Config) -> list[str]:
     """The keys that a run may change when it is continued: the weights after any given update do not depend on them.
 
     - How long to train, when to look and what to keep; what becomes of an update that otherwise ends the run. But a
-      falling schedule depends on the end (linear, cosine) or on validations (plateau).
+      falling schedule depends on the end (linear, cosine) or on validations (plateau). ``max_minutes`` is free all the
+      same: who bounds a training that takes too long wants its schedule to fall within the bound.
     - ``micro_batch_tokens`` cuts the same update differently, so that a run that was out of memory can go on: equal but
       for rounding and dropout noise, as on another device.
     - How translations are searched for and scored, unless that decides which checkpoint is best.
     """
     training = config.training
     keys = ["log_every", "patience", "examples", "keep_checkpoints", "tensorboard", "micro_batch_tokens"]
-    keys += ["save_minutes", "non_finite"]
+    keys += ["save_minutes", "non_finite", "max_minutes"]
     if training.schedule.type not in ("linear", "cosine"):
-        keys += ["max_updates", "max_epochs", "max_minutes"]
+        keys += ["max_updates", "max_epochs"]
     if training.schedule.type != "plateau":
         keys += ["validate_every"]
     free = ["data.test", *(f"training.{key}" for key in keys)]

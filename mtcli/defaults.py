@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from itertools import islice
 from typing import Any
 
 from . import config as configs
-from .config import Config, Muon, Plain, Subwords, Transformer
+from .config import Characters, Config, Plain, Subwords, Transformer, Words
 from .corpus import count_lines, read_pairs
 from .errors import UserError
 
 log = logging.getLogger("mtcli")
 
-# For corpora of up to so many pairs. Small corpora want few subwords, small models, strong dropout and many epochs;
-# large ones the opposite. docs/experiments.md has what was measured: the first three rows, for Transformers.
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")  # no spaces
+
+# For corpora of up to so many target tokens. Small corpora want few subwords, small models, strong dropout and small
+# batches; large ones the opposite. docs/experiments.md has what was measured: the first four rows, for Transformers.
 SIZES: list[tuple[float, dict[str, Any]]] = [
-    (3_000, {"vocabulary": 1000, "hidden": 128, "layers": 3, "dropout": 0.3, "batch": 1000, "epochs": 60, "validate": 100}),
-    (30_000, {"vocabulary": 4000, "hidden": 128, "layers": 4, "dropout": 0.3, "batch": 2000, "epochs": 60, "validate": 250}),
-    (200_000, {"vocabulary": 8000, "hidden": 128, "layers": 4, "dropout": 0.15, "batch": 4000, "epochs": 16}),
-    (1_000_000, {"vocabulary": 8000, "hidden": 256, "layers": 4, "dropout": 0.1, "batch": 4000, "epochs": 12}),
-    (float("inf"), {"vocabulary": 16000, "hidden": 512, "layers": 6, "dropout": 0.1, "batch": 16000, "epochs": 8}),
+    (50_000, {"vocabulary": 1000, "hidden": 128, "layers": 3, "dropout": 0.3, "batch": 1000}),
+    (250_000, {"vocabulary": 4000, "hidden": 128, "layers": 4, "dropout": 0.3, "batch": 2000}),
+    (750_000, {"vocabulary": 4000, "hidden": 128, "layers": 4, "dropout": 0.25, "batch": 2000}),
+    (3_000_000, {"vocabulary": 8000, "hidden": 128, "layers": 4, "dropout": 0.15, "batch": 4000}),
+    (15_000_000, {"vocabulary": 8000, "hidden": 256, "layers": 4, "dropout": 0.1, "batch": 4000}),
+    (float("inf"), {"vocabulary": 16000, "hidden": 512, "layers": 6, "dropout": 0.1, "batch": 16000}),
 ]
+SMALL = 250_000  # target tokens, up to which what overfits by its loss translates better all the same
+TRAINED_TOKENS = 16_000_000  # what an hour on two cores is enough for, at 128 units
+FEWEST_EPOCHS, MOST_EPOCHS = 8, 60
+VALIDATIONS = 50  # in a training, but none less than 100 updates after another
 RECURRENT = 2  # times as many units as a Transformer, which has more layers, and in each more weights for a unit
-SAMPLE_PAIRS = 10_000  # that decide whether the two sides are written alike
+SAMPLE_PAIRS = 10_000  # that decide whether the two sides are written alike, and how long sentences are
 
 
 def fit(config: Config, origin: Config | None = None) -> Config:
-    """``config`` with everything that its author left open chosen by the number of training pairs, and said in the log.
+    """``config`` with everything that its author left open chosen by the size of the corpus, and said in the log.
+
+    That is its number of target tokens, estimated from a sample, since nothing is cut into tokens yet.
 
     Left open is what the YAML does not name: a value that is given there stays, also where it equals a default. With
     ``origin``, the config of the run to start from, tokenizers and model are as they are there. Raises UserError where
@@ -36,8 +46,8 @@ def fit(config: Config, origin: Config | None = None) -> Config:
     """
     if origin is not None:
         config = _like(origin, config)
-    pairs = sum(part.weight * _count(part) for part in config.data.train)
-    size = next(values for limit, values in SIZES if pairs <= limit)
+    tokens = sum(part.weight * _count(part) * _target_length(part, config.tokenizers[1]) for part in config.data.train)
+    size = next(values for limit, values in SIZES if tokens <= limit)
     chosen: dict[str, dict[str, Any]] = {"tokenizer": {}, "model": {}, "training": {}}
 
     def choose(section: str, **values: Any) -> None:
@@ -66,16 +76,17 @@ def fit(config: Config, origin: Config | None = None) -> Config:
     if training.batch_sentences is None:
         choose("training", batch_tokens=size["batch"])
     if not training.has_end:
-        choose("training", max_epochs=size["epochs"])
-    if "validate" in size:
-        choose("training", validate_every=size["validate"])
-    choose("training", optimizer=Muon().model_dump(mode="json"))
-    choose("training", schedule={"type": "linear", "warmup_updates": 200})
+        epochs = min(max(TRAINED_TOKENS / tokens, FEWEST_EPOCHS), MOST_EPOCHS)
+        updates = epochs * tokens / (training.batch_tokens if "batch_tokens" in training.model_fields_set else size["batch"])
+        choose("training", max_epochs=round(epochs), patience=10)
+        choose("training", validate_every=max(100, round(updates / VALIDATIONS / 50) * 50))
+    if tokens <= SMALL and "chrf" in training.validation_metrics:
+        choose("training", best_by="chrf")
     for section in ("model", "training"):
         config = _with(config, section, chosen[section])
     told = [f"{section}.{key} = {_shown(value)}" for section, values in chosen.items() for key, value in values.items()]
     if told:
-        log.info(f"left open in the config, chosen for {pairs:,} training pairs: {', '.join(told)}")
+        log.info(f"left open in the config, chosen for about {tokens:,.0f} target tokens: {', '.join(told)}")
     return config
 
 
@@ -113,6 +124,21 @@ def _shown(value: Any) -> Any:
 
 def _count(part: configs.TSV | Plain) -> int:
     return count_lines(part.source if isinstance(part, Plain) else part.path)
+
+
+def _target_length(part: configs.TSV | Plain, tokenizer: Characters | Words | Subwords) -> float:
+    """Target tokens of a pair, EOS included, on average: counted in a sample, of subwords as they come out in general."""
+    sample = [pair.target for pair in islice(read_pairs(part, skip_blank=True, warn=False), SAMPLE_PAIRS)]
+    total = len(sample)
+    for text in sample:
+        if isinstance(tokenizer, Characters):
+            total += len(text)
+        elif isinstance(tokenizer, Words):
+            total += len(text.split())
+        else:
+            unspaced = len(UNSPACED.findall(text))
+            total += unspaced / 1.4 + (len(text) - unspaced) / 4
+    return total / len(sample)
 
 
 def _written_alike(config: Config) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 
@@ -31,14 +33,24 @@ def prepare(name: str, threads: int | None = None, kernels: int = 64) -> torch.d
 
 
 def choose(name: str) -> torch.device:
-    """The device of that name; ``auto`` is the first of cuda, mps and cpu that is there. Raises UserError."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """The device of that name: cpu, cuda, cuda:N, mps; ``auto`` is cuda, else cpu. Raises UserError."""
+    there = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    there += ["mps"] * torch.backends.mps.is_available()
     if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
-    if not available.get(name.split(":")[0], False):
-        there = ", ".join(kind for kind, is_there in available.items() if is_there)
-        raise UserError(f"--device is '{name}', which this machine or this PyTorch does not have; there is: auto, {there}.")
+        name = "cuda" if len(there) > 1 and there[1] == "cuda:0" else "cpu"
+    if name not in there and not (name == "cuda" and "cuda:0" in there):
+        raise UserError(
+            f"--device is '{name}', which this machine or this PyTorch does not have; there is: auto, {', '.join(there)}."
+        )
     return torch.device(name)
+
+
+def autocast(device: torch.device, precision: str) -> tuple[Callable[[], AbstractContextManager], torch.dtype | None]:
+    """What makes the contexts in which a model computes as ``training.precision`` says, and their type; None: float32."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and has_bfloat16(device) else "float32"
+    dtype = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return (nullcontext if dtype is None else partial(torch.autocast, device.type, dtype)), dtype
 
 
 def keep_freed_memory() -> None:
@@ -73,19 +85,8 @@ def choose_products() -> None:
         torch.set_float32_matmul_precision("highest")
 
 
-def matmul_gflops(size: int = 1024, times: int = 3) -> float:
-    """How fast this processor multiplies float32 matrices just now, in 10⁹ operations a second (30 ms at 200).
-
-    Machines differ, and shared ones drift: training time can be compared only beside such a figure. It is taken with
-    PyTorch's default kernels, whatever `choose_products` chose.
-    """
-    chosen = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    square = torch.ones(size, size)
-    torch.mm(square, square)
-    start = time.perf_counter()
-    for _ in range(times):
-        torch.mm(square, square)
-    seconds = time.perf_counter() - start
-    torch.set_float32_matmul_precision(chosen)
-    return times * 2 * size**3 / seconds / 1e9
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 by instructions of its own, and not by emulation."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
-from . import workers
+from . import devices, workers
 from .checkpoint import Run, load_into
 from .config import Decoding, Recurrent, Transformer
 from .data import ParallelData, Sequences
@@ -139,9 +140,15 @@ class ModelEngine:
     """
 
     def __init__(
-        self, model: Seq2Seq, device: torch.device, name: str = "", processes: int = 1, trained: bool = False
+        self,
+        model: Seq2Seq,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        name: str = "",
+        processes: int = 1,
+        trained: bool = False,
     ):
-        self.model, self.device, self.name = model, device, name
+        self.model, self.device, self.autocast, self.name = model, device, autocast, name
         self.kept = threading.local() if trained else None
         self.processes, self.workers = processes, Workers(self._search, processes) if processes > 1 else None
         self.positions = model.max_positions  # tokens of the longest sentence, EOS included; None: no limit
@@ -168,7 +175,8 @@ class ModelEngine:
         several = device.type == "cpu" and workers.possible()
         processes = min(torch.get_num_threads(), MOST_PROCESSES) if several else 1
         model = models[0] if len(models) == 1 else Ensemble(models).eval()
-        return cls(model, device, " + ".join(names), processes, trained=True)
+        autocast, _ = devices.autocast(device, runs[0].config.training.precision)
+        return cls(model, device, autocast, " + ".join(names), processes, trained=True)
 
     def search_all(self, batches: Sequence[dict[str, Any]]) -> Iterator[list[list[Found]]]:
         """`search` with each of several sets of arguments, in order, as many at a time as there are processes."""
@@ -203,7 +211,7 @@ class ModelEngine:
             if len(prefix) >= self.model.max_positions:
                 most = self.model.max_positions - 1
                 raise UserError(f"The prefix has {len(prefix)} tokens; the model writes {most}.")
-        with torch.inference_mode():
+        with torch.inference_mode(), self.autocast():
             with kernels_for(ids.numel()):
                 memory = self.model.encode(ids, mask)
             found = search(
@@ -260,7 +268,7 @@ class ModelEngine:
         """Log-probability of every id of each target, which ends in EOS (forced decoding), all as one batch."""
         data = ParallelData(Sequences.of(sources), Sequences.of(targets), None, [None, None])
         batch = data.batch(np.arange(len(sources))).to(self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), self.autocast():
             states = self.model(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]  # (N, H)
             exact = torch.promote_types(states.dtype, torch.float32)
             scores = []

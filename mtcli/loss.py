@@ -12,17 +12,14 @@ CHUNK = 2**21  # logits that are held at once: 8 MiB of float32, which a process
 
 
 def cross_entropy(
-    states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, label_smoothing: float = 0.0, consistency: float = 0.0
+    states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Summed label-smoothed loss, and summed negative log-likelihood (without gradient), of states·weightᵀ + bias.
 
     states (N, H), weight (V, H), bias (V,), targets (N,) ids; all N count, so padding must have been left out. The
     smoothed loss is (1-ε)·nll + ε·mean over the vocabulary of -log p (Szegedy et al. 2016, section 7).
-
-    With ``consistency`` α, every second position is another pass over the one before it, and for each two of them
-    α/2·(KL(p‖q) + KL(q‖p)) is added, p and q being what they predict (R-Drop; Liang et al. 2021, eq. 4).
     """
-    return _LinearCrossEntropy.apply(states, weight, bias, targets, label_smoothing, consistency)
+    return _LinearCrossEntropy.apply(states, weight, bias, targets, label_smoothing)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -33,7 +30,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, states, weight, bias, targets, label_smoothing, consistency):
+    def forward(ctx, states, weight, bias, targets, label_smoothing):
         kind = states.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         states, weight_, bias_ = states.to(dtype), weight.to(dtype), bias.to(dtype)
@@ -45,7 +42,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             states_gradient = torch.empty_like(states)
             weight_gradient = torch.zeros_like(weight_, dtype=exact)
             bias_gradient = torch.zeros_like(bias_, dtype=exact)
-        rows = max(1, CHUNK // (2 * vocabulary)) * 2  # even, so that two passes over a position stay together
+        rows = max(1, CHUNK // vocabulary)
         room = torch.empty(min(rows, len(states)), vocabulary, dtype=dtype, device=states.device)
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(states), rows):
@@ -56,7 +53,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 top = logits.amax(dim=1, keepdim=True)
                 chosen = logits.gather(1, target)
                 total = logits.sum() if label_smoothing else None
-                difference = logits[0::2] - logits[1::2] if consistency else None
                 exponentials = logits.sub_(top).exp_()
                 norm = exponentials.sum(dim=1, keepdim=True)
                 log_norm = norm.log() + top
@@ -65,14 +61,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 loss += nll
                 if total is not None:
                     loss += label_smoothing * (log_norm.sum() - total / vocabulary - nll)
-                if training or consistency:
-                    gradient = exponentials.div_(norm)  # softmax
-                if consistency:
-                    divergence, push = _disagreement(gradient, difference - (log_norm[0::2] - log_norm[1::2]))
-                    loss += consistency / 2 * divergence
                 if training:
-                    if consistency:
-                        gradient.add_(push, alpha=consistency / 2)
+                    gradient = exponentials.div_(norm)  # softmax
                     if label_smoothing:
                         gradient.sub_(label_smoothing / vocabulary)
                     gradient.scatter_add_(1, target, gradient.new_full(target.shape, label_smoothing - 1))
@@ -92,15 +82,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, factor, _):
         states, weight, bias = ctx.saved_tensors
-        return states * factor, weight * factor, bias * factor, None, None, None
-
-
-def _disagreement(probabilities: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(p‖q) + KL(q‖p), summed, and its gradient by the logits: p and q are every other row (N, V), difference is
-    log p - log q (N/2, V)."""
-    p, q = probabilities[0::2], probabilities[1::2]
-    gap = p - q
-    push = torch.empty_like(probabilities)
-    push[0::2] = gap + p * (difference - (p * difference).sum(1, keepdim=True))
-    push[1::2] = q * ((q * difference).sum(1, keepdim=True) - difference) - gap
-    return (gap * difference).sum(), push
+        return states * factor, weight * factor, bias * factor, None, None

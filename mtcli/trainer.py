@@ -37,7 +37,8 @@ from .translator import Translator
 
 log = logging.getLogger("mtcli")
 
-PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+COOLING = 0.1  # of the updates done when patience runs out: in so many more the schedule comes to its end
+PACE = 5, 20  # updates, counted from the start of the process, between which the pace of training is taken
 CONFER_EVERY = {"cpu": 1, "cuda": 10}  # updates after which several processes ask each other whether to stop or save
 
 
@@ -47,21 +48,13 @@ class TrainStep(nn.Module):
     def __init__(self, model: Seq2Seq, label_smoothing: float):
         super().__init__()
         self.model, self.label_smoothing = model, label_smoothing
-        self.consistency = 0.0  # if it is more, every pair is passed through the model twice (R-Drop)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed smoothed loss and summed negative log-likelihood over the real target tokens only.
-
-        Of two passes they are means; the loss then holds how far these disagree too.
-        """
-        passes = 2 if self.consistency else 1
-        inputs = (x.repeat(passes, 1) for x in (batch.source, batch.source_mask, batch.target_in))
-        states = self.model(*inputs).unflatten(0, (passes, -1)).transpose(0, 1)  # (B, passes, T, H)
-        states = states.transpose(1, 2)[batch.target_mask].flatten(0, 1)  # (N · passes, H): side by side
-        targets = batch.target_out[batch.target_mask].repeat_interleave(passes)
+        """Summed smoothed loss and summed negative log-likelihood over the real target tokens only."""
+        states = self.model(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]  # (N, H)
+        targets = batch.target_out[batch.target_mask]
         weight, bias = self.model.projection.weight, self.model.projection.bias
-        loss, likelihood = cross_entropy(states, weight, bias, targets, self.label_smoothing, self.consistency)
-        return loss / passes, likelihood / passes
+        return cross_entropy(states, weight, bias, targets, self.label_smoothing)
 
 
 def prepare(config: Config, run: Run) -> tuple[codec.Codec, codec.Codec]:
@@ -112,15 +105,16 @@ class Trainer:
             self.step = DistributedDataParallel(self.step, gradient_as_bucket_view=True)
         self.optimizers = optim.build(model, self.settings.optimizer)
         self.schedule = optim.build_schedule(self.settings.schedule)
-        dtype = PRECISIONS[self.settings.precision]
-        self.autocast = (lambda: torch.autocast(device.type, dtype)) if dtype else nullcontext
+        self.autocast, dtype = devices.autocast(device, self.settings.precision)
         # Losses are summed, not averaged, so half precision starts from a small scale.
         self.scaler = torch.amp.GradScaler(device.type, init_scale=16.0, enabled=dtype is torch.float16)
         # Whether each update's norm is looked at before it is used. On a GPU that would wait for it every time.
         self.watches = not self.scaler.is_enabled() and (device.type == "cpu" or self.settings.non_finite == "skip")
-        self.translator = Translator(ModelEngine(model, device), self.codecs, config)
+        self.translator = Translator(ModelEngine(model, device, self.autocast), self.codecs, config)
         self.progress, self.tally = Progress(), Tally(device)
         self.board = None
+        self.own_updates = 0  # of this process
+        self.paced: tuple[float, float] | None = None  # the clock and the share done, when the pace began to be taken
         self.stop = 0  # the signal upon which all processes agreed to stop
         self.save_due = False
 
@@ -198,8 +192,6 @@ class Trainer:
         optim.set_learning_rate(self.optimizers, self.schedule.factor(progress.update, self.share_done()))
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        late = self.share_done() >= self.settings.r_drop_from
-        self.train_step.consistency = self.settings.r_drop if late else 0.0
         batches = list(self._micro_batches(rows, progress.update))
         tokens = int(self.data.target_lengths[rows].sum())
         if self.data.samples:
@@ -244,7 +236,10 @@ class Trainer:
         return norm
 
     def share_done(self) -> float:
-        """How much of training is done, 0 to 1: by updates, epochs or minutes, whichever ends first."""
+        """How much of training is done, 0 to 1: by updates, epochs or minutes, whichever ends first.
+
+        From where patience ran out, the rest of it is done in a tenth of the updates that it took till then.
+        """
         settings, progress = self.settings, self.progress
         shares = [0.0]
         if settings.max_updates:
@@ -253,17 +248,23 @@ class Trainer:
             shares.append(progress.update / max(1, round(settings.max_epochs * self.updates_per_epoch)))
         if settings.max_minutes:
             shares.append(progress.seconds / 60 / settings.max_minutes)
+        if progress.cooling_from:
+            rest = (progress.update - progress.cooling_from) / max(1, round(progress.cooling_from * COOLING))
+            shares.append(progress.cooling_share + (1 - progress.cooling_share) * rest)
         return min(1.0, max(shares))
 
     def finished(self) -> bool:
-        """Whether the end is reached, or patience is out, and no validation is due."""
-        patience = self.settings.patience
-        out_of_patience = patience is not None and self.progress.waited >= patience
-        return not self.progress.due and (self.share_done() >= 1 or out_of_patience)
+        """Whether the end is reached, or patience is out with a schedule that has no end, and no validation is due."""
+        stalled = self.out_of_patience() and not self.schedule.ends
+        return not self.progress.due and (self.share_done() >= 1 or stalled)
+
+    def out_of_patience(self) -> bool:
+        return self.settings.patience is not None and self.progress.waited >= self.settings.patience
 
     def _after_update(self, last_of_epoch: bool) -> None:
         progress, settings = self.progress, self.settings
         self._confer()
+        self._tell_pace()
         self.bar.advance(self.share_done())
         at_end = self.share_done() >= 1
         if progress.update % settings.log_every == 0 or at_end:
@@ -272,6 +273,21 @@ class Trainer:
         progress.due = (last_of_epoch if every == "epoch" else progress.update % every == 0) or at_end
         if progress.due or self.stop or self.save_due:
             self._validate_or_save()
+
+    def _tell_pace(self) -> None:
+        """After a few updates: how long this will take here, and how to bound it."""
+        self.own_updates += 1
+        begin, end = PACE
+        if self.own_updates == begin:
+            self.paced = time.perf_counter(), self.share_done()
+        elif self.own_updates == end and self.paced and self.settings.max_minutes is None:
+            seconds, share = time.perf_counter() - self.paced[0], self.share_done() - self.paced[1]
+            minutes = seconds / max(share, 1e-9) * (1 - self.share_done()) / 60
+            if minutes >= 1:
+                self.bar.write(
+                    f"about {minutes:,.0f} minutes to go on this machine, validations not counted, if validation keeps "
+                    f"getting better; to bound it: --set training.max_minutes={max(1, round(minutes / 2))}"
+                )
 
     def _confer(self) -> None:
         """All processes learn of each other's signals, and of the main one's clock."""
@@ -321,6 +337,9 @@ class Trainer:
         else:
             progress.waited += 1
         progress.due = False
+        if self.out_of_patience() and self.schedule.ends and not progress.cooling_from:
+            progress.cooling_share, progress.cooling_from = self.share_done(), progress.update
+            log.info(f"no new best in {progress.waited} validations: the learning rate now falls to its end")
         self.schedule.validated(better)
         progress.seconds += seconds
         self.log_started += seconds
@@ -550,8 +569,6 @@ class Trainer:
                 "skipped": self.tally.updates - int(updates),
                 "clock": {"seconds": round(progress.seconds, 2), "tokens_per_second": round(tokens / seconds)},
             }
-            if self.device.type == "cpu":
-                entry["clock"]["matmul_gflops"] = round(devices.matmul_gflops(), 1)
             self._log(entry)
             self.bar.report(entry, self.share_done())
         self.tally, self.log_started = Tally(self.device), time.perf_counter()

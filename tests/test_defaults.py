@@ -18,14 +18,15 @@ def fitted(path, rest: str = "model: transformer") -> configs.Config:
 
 def test_larger_corpora_get_larger_models_and_fewer_epochs(tmp_path, monkeypatch):
     small = fitted(corpus(tmp_path, 50))
-    monkeypatch.setattr(defaults, "_count", lambda part: 10**6)
+    monkeypatch.setattr(defaults, "_count", lambda part: 10**7)
     large = fitted(corpus(tmp_path, 50))
     assert small.model.hidden_size < large.model.hidden_size
     assert small.model.dropout > large.model.dropout
     assert small.tokenizer.vocabulary_size < large.tokenizer.vocabulary_size
     assert small.training.max_epochs > large.training.max_epochs
     assert small.training.batch_tokens < large.training.batch_tokens
-    assert isinstance(small.training.validate_every, int) and large.training.validate_every == "epoch"
+    assert small.training.patience == large.training.patience == 10
+    assert small.training.best_by == "chrf" and large.training.best_by == "loss"
     assert fitted(corpus(tmp_path, 50), "model: gru").training.optimizer.type == "muon"
 
 
@@ -38,7 +39,7 @@ def test_what_the_config_names_stays_even_where_it_is_the_default(tmp_path, capl
     assert config.model.feed_forward_size == 256
     assert config.training.max_epochs is None and config.training.batch_tokens is None
     assert config.tokenizer == configs.Characters()
-    chosen = [line for line in caplog.text.splitlines() if "chosen for 50 training pairs" in line]
+    chosen = [line for line in caplog.text.splitlines() if "chosen for about 590 target tokens" in line]
     assert chosen and "hidden_size" not in chosen[0]
 
 
@@ -52,3 +53,36 @@ def test_sides_that_are_written_alike_share_subwords(tmp_path, target, shared):
     config = fitted(corpus(tmp_path, 50, target))
     assert config.shared_vocabulary == shared
     assert config.model.tied_embeddings == ("all" if shared else "target")
+
+
+@pytest.mark.parametrize("model", ["transformer", "gru"])
+def test_length_of_training_goes_by_tokens_and_not_by_pairs(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(defaults, "_count", lambda part: 30_000)
+    trained = {}
+    for words in (11, 26):  # 15 and 35 subwords, as they come out
+        config = fitted(corpus(tmp_path, 50, " ".join(["Haus"] * words)), f"model: {model}")
+        tokens = 30_000 * (5 * words / 4 + 1)
+        trained[words] = config.training.max_epochs * tokens
+        updates = trained[words] / config.training.batch_tokens
+        assert 40 <= updates / config.training.validate_every <= 60
+    assert all(0.9 < value / defaults.TRAINED_TOKENS < 1.1 for value in trained.values()), trained
+
+
+def test_a_given_length_of_training_has_no_patience_of_its_own(tmp_path):
+    config = fitted(corpus(tmp_path, 50), "training: {max_updates: 5}")
+    assert (config.training.patience, config.training.validate_every, config.training.max_epochs) == (None, "epoch", None)
+    assert fitted(corpus(tmp_path, 50)).training.patience == 10
+
+
+def test_what_the_schema_says_is_what_happens(tmp_path):
+    """A default of the JSON Schema is the resolved config's; where the corpus decides, the schema names no default."""
+    schema = configs.schema()
+    resolved = fitted(corpus(tmp_path, 50)).model_dump(mode="json")
+    definitions = {"training": "Training", "model": "Transformer", "tokenizer": "Subwords", "decoding": "Decoding"}
+    for section, definition in definitions.items():
+        for key, node in schema["$defs"][definition]["properties"].items():
+            if "default" in node and key != "shared":  # of a tokenizer that is named
+                assert resolved[section][key] == node["default"], f"{section}.{key}"
+    properties = schema["$defs"]["Training"]["properties"]
+    assert properties["optimizer"]["default"]["type"] == "muon" and properties["schedule"]["default"]["type"] == "linear"
+    assert "default" not in properties["max_epochs"] and "size of the corpus" in properties["max_epochs"]["description"]

@@ -26,25 +26,6 @@ def test_loss_and_gradients_are_those_of_pytorch(monkeypatch, smoothing, chunk):
         torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("chunk", [1, 50, 10_000])
-def test_consistency_is_the_divergence_of_every_two_passes(monkeypatch, chunk):
-    monkeypatch.setattr(losses, "CHUNK", chunk)
-    torch.manual_seed(0)
-    states, weight, bias = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in [(10, 4), (7, 4), (7,)])
-    targets = torch.randint(0, 7, (5,)).repeat_interleave(2)
-
-    ours, likelihood = losses.cross_entropy(states, weight, bias, targets, 0.1, consistency=5.0)
-    logits = states @ weight.T + bias
-    p, q = logits.log_softmax(1).unflatten(0, (5, 2)).unbind(1)
-    divergence = sum(F.kl_div(one, other, log_target=True, reduction="sum") for one, other in ((p, q), (q, p)))
-    theirs = F.cross_entropy(logits, targets, label_smoothing=0.1, reduction="sum") + 5 / 2 * divergence
-
-    torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(likelihood, F.cross_entropy(logits, targets, reduction="sum"))
-    for got, expected in zip(*(torch.autograd.grad(3 * each, (states, weight, bias)) for each in (ours, theirs))):
-        torch.testing.assert_close(got, expected)
-
-
 def test_large_logits_do_not_overflow():
     states = torch.tensor([[1000.0], [-1000.0]], requires_grad=True)
     loss, _ = losses.cross_entropy(states, torch.tensor([[1.0], [-1.0]]), torch.zeros(2), torch.tensor([0, 0]))

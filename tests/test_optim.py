@@ -73,3 +73,28 @@ def test_registries_hold_what_the_config_names():
         (optim.SCHEDULES, (c.Constant, c.InverseSquareRoot, c.Linear, c.Cosine, c.Plateau)),
     ]:
         assert set(registry) == {option().type for option in options}
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (12, 5), (5, 12)])
+def test_muon_is_pytorchs(shape, monkeypatch):
+    """Three matrices of one shape together do what torch.optim.Muon, which iterates in bfloat16, does to each."""
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for _ in range(3)]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}
+    optimizers = optim.Muon(ours, **options), torch.optim.Muon(theirs, **options, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for one, other in zip(ours, theirs):
+            one.grad = torch.randn(shape)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(ours, theirs):
+        torch.testing.assert_close(one, other, rtol=0, atol=0.02)  # bfloat16
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in [(3, 16, 16), (2, 40, 8), (1, 8, 40)]:
+        values = torch.linalg.svdvals(optim.orthogonalize(torch.randn(shape)))
+        assert 0.3 < values.min() and values.max() < 1.3

@@ -33,7 +33,6 @@ EVERYTHING = {
     "training": {
         "max_updates": 30 + 8 * KILLS, "micro_batch_tokens": 60, "optimizer": "muon", "patience": 40,
         "schedule": {"type": "plateau", "patience": 1}, "best_by": "chrf", "keep_checkpoints": 1,
-        "r_drop": 1, "r_drop_from": 0.3,
     },
 }  # fmt: skip
 SAVE_ALWAYS = "training.save_minutes=1e-9"
@@ -46,7 +45,7 @@ def folder(tmp_path) -> Path:
 
 
 def write_config(folder: Path, training: dict = {}, **options) -> Path:
-    """As `tiny.write_config`, but with fewer lines of the log, each of which measures the processor's speed."""
+    """As `tiny.write_config`, but with fewer lines of the log."""
     return tiny.write_config(folder, training={"log_every": 10, **training}, **options)
 
 

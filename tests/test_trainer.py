@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtcli import config as configs, defaults, devices
+from mtcli import config as configs, defaults, devices, trainer as training_module
 from mtcli.checkpoint import Run, to_tensors
 from mtcli.errors import UserError
 from mtcli.signals import Interrupted
@@ -21,12 +21,6 @@ import tiny
 
 CPU = torch.device("cpu")
 SAMPLING = {"type": "subword", "vocabulary_size": 300, "dropout": 0.2}
-
-
-@pytest.fixture(autouse=True)
-def unmeasured(monkeypatch):
-    """How fast the processor is costs more time to find out than these trainings take."""
-    monkeypatch.setattr(devices, "matmul_gflops", lambda: 1.0)
 
 
 @pytest.fixture
@@ -106,19 +100,6 @@ def test_micro_batches_equal_the_batch_they_stand_for(tmp_path, double, model):
         weights[limit] = to_tensors(job.model)
     for name, tensor in weights[None].items():
         torch.testing.assert_close(tensor, weights[40][name], rtol=0, atol=1e-9)
-
-
-def test_r_drop_changes_nothing_where_two_passes_agree_and_something_where_dropout_parts_them(tmp_path, double):
-    def weights(name: str, dropout: float, **training) -> torch.Tensor:
-        training = {"max_updates": 4, **training}
-        job = trainer(tmp_path, name, [f"model.dropout={dropout}"], model="transformer", training=training)
-        job.train()
-        return torch.cat([parameter.detach().flatten() for parameter in job.model.parameters()])
-
-    torch.testing.assert_close(weights("still", 0.0), weights("still twice", 0.0, r_drop=5), rtol=0, atol=1e-9)
-    late = weights("late", 0.2, r_drop=5, r_drop_from=0.5)
-    assert (late - weights("never", 0.2)).abs().max() > 1e-6
-    assert (late - weights("always", 0.2, r_drop=5)).abs().max() > 1e-6
 
 
 def test_the_gradient_is_that_of_the_mean_loss_of_a_target_token(tmp_path, double):
@@ -457,3 +438,75 @@ def test_fine_tuning_may_change_dropout_and_nothing_else_of_the_model(tmp_path):
     with pytest.raises(UserError) as error:
         fine_tuned(tmp_path, "wider", {"type": "transformer", "hidden_size": 32})
     assert "which init_from names, differs" in str(error.value) and "model.hidden_size: 16 -> 32" in str(error.value)
+
+
+def stalled(job: Trainer, after: int) -> list[float]:
+    """Train with a validation that gets no better after so many; the learning rates of all updates."""
+    rates, losses = [], iter([*(9.0 - number for number in range(after)), *[9.0] * 1000])
+    score, update = training_module.evaluation.score, job._update
+
+    def worse(*arguments):
+        result = score(*arguments)
+        return training_module.evaluation.Result(result.hypotheses, result.references, next(losses), result.scores)
+
+    def noted(rows):
+        update(rows)
+        rates.append(job.optimizers[0].param_groups[0]["lr"])
+
+    job._update = noted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_module.evaluation, "score", worse)
+        job.train()
+    return rates
+
+
+def test_patience_brings_a_falling_schedule_to_its_end_before_training_stops(tmp_path):
+    training = {"max_updates": 1000, "validate_every": 5, "patience": 3, "schedule": {"type": "linear", "warmup_updates": 0}}
+    job = trainer(tmp_path, training=training)
+    rates = stalled(job, after=5)
+    assert job.progress.cooling_from == 40 and len(rates) == 44  # 25 + 3 validations of 5; a tenth of that more
+    assert rates[39] > 0.9 * rates[0] and rates[43] < 0.3 * rates[39]
+    again = Trainer(Run.open(tmp_path / "run"), CPU)
+    again.train()
+    assert again.progress.update == 44  # finished, and known to be
+
+
+def test_patience_stops_a_schedule_without_an_end_at_once(tmp_path):
+    job = trainer(tmp_path, training={"max_updates": 1000, "validate_every": 5, "patience": 3, "schedule": "constant"})
+    assert len(stalled(job, after=5)) == 40
+
+
+def test_after_twenty_updates_the_remaining_time_and_its_bound_are_told(tmp_path, caplog):
+    caplog.set_level("INFO", "mtcli")
+    job = trainer(tmp_path, training={"max_updates": 10**6, "validate_every": 10**6, "log_every": 100})
+    stop_at(job, 25)
+    with pytest.raises(Interrupted):
+        job.train()
+    assert "minutes to go on this machine" in caplog.text and "--set training.max_minutes=" in caplog.text
+    bounded = trainer(tmp_path, settings=["training.max_minutes=0.001"], training={"max_updates": 10**6})
+    bounded.train()
+    assert bounded.share_done() == 1
+
+
+def test_precision_auto_is_float32_on_the_cpu_and_holds_for_validation(tmp_path):
+    contexts = {name: devices.autocast(CPU, name) for name in ("auto", "float32", "bf16")}
+    assert [dtype for _, dtype in contexts.values()] == [None, None, torch.bfloat16]
+    job = trainer(tmp_path, training={"precision": "bf16", "max_updates": 2})
+    with job.translator.engine.autocast():
+        assert torch.is_autocast_enabled("cpu")
+    job.train()
+
+
+@pytest.mark.parametrize(("name", "found"), [("auto", "cpu"), ("cuda", None), ("cuda:1", None), ("gpu", None)])
+def test_devices_by_name(name, found, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    if found:
+        assert devices.choose(name).type == found
+    else:
+        with pytest.raises(UserError, match="there is: auto, cpu"):
+            devices.choose(name)
+
+
+def test_a_gpu_is_taken_by_auto_and_by_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(devices.choose(name)) for name in ("auto", "cuda:1")] == ["cuda", "cuda:1"]
