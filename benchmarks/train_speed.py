@@ -36,15 +36,15 @@ PAD, BOS = 0, 2
 
 def batches(count: int):
     """Padded batches of random ids whose lengths are spread like those of image captions in two languages."""
-    from mtcli.data import ParallelData, Sequences, plan_epoch
+    from mtcli.models.batches import Sequences, padded_batch
+    from mtcli.training.plan import plan_epoch
 
     generator = np.random.default_rng(0)
     source_lengths = np.clip(generator.gamma(9, 1.5, 20_000), 3, 45).astype(int)
     target_lengths = np.clip(source_lengths + generator.normal(0, 2, 20_000), 3, 50).astype(int)
     sides = [Sequences.of(generator.integers(4, VOCABULARY, n) for n in lengths) for lengths in (source_lengths, target_lengths)]
-    data = ParallelData(*sides, None, [None, None])
     plan = plan_epoch(source_lengths, target_lengths, BATCH_TOKENS, "tokens", 1, 0)
-    return [data.batch(rows) for rows in plan[:count]]
+    return [padded_batch(*(side.take(rows) for side in sides)) for rows in plan[:count]]
 
 
 # --------------------------------------------------------------------------------------------------------- contestants
@@ -54,7 +54,7 @@ def mtcli_step(config):
     import torch
 
     from mtcli.models import build_model
-    from mtcli.trainer import TrainStep
+    from mtcli.training.trainer import TrainStep
 
     model = build_model(config, VOCABULARY, VOCABULARY)
     step = TrainStep(model, SMOOTHING)
@@ -263,7 +263,7 @@ def live(kind: str, name: str, threads: int, pipe) -> None:
     import torch
 
     if name.startswith("mtcli"):
-        from mtcli import devices
+        from mtcli.support import devices
 
         devices.prepare("cpu")  # as `mtcli train` does
     torch.set_num_threads(threads)
@@ -273,7 +273,8 @@ def live(kind: str, name: str, threads: int, pipe) -> None:
     model.train()
     optimizers = [torch.optim.AdamW(model.parameters(), 1e-4)]
     if name.startswith("mtcli"):
-        from mtcli import config, optim
+        from mtcli import config
+        from mtcli.training import optim
 
         optimizers = optim.build(model, config.AdamW() if name.endswith("adamw") else config.Muon())
     pipe.send(sum(parameter.numel() for parameter in model.parameters()))

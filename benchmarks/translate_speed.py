@@ -80,9 +80,10 @@ def hf_contestant(options, lines: list[str], export: str, tuned: bool = False):
     from transformers import MarianConfig, MarianMTModel
     from transformers.utils import logging
 
-    from mtcli import codec, devices
-    from mtcli.checkpoint import Run
-    from mtcli.vocab import BOS, EOS, PAD
+    from mtcli.run.directory import Run
+    from mtcli.support import devices
+    from mtcli.text import codec
+    from mtcli.text.vocab import BOS, EOS, PAD
 
     logging.set_verbosity_error()
     if tuned:
@@ -161,7 +162,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the contestants, before their libraries are loaded
 
     from mtcli import config as configs
-    from mtcli.corpus import read_lines
+    from mtcli.text.corpus import read_lines
 
     lines = [line for line in read_lines(options.input) if line.strip()]
     names = [name for name in CONTESTANTS if name in options.contestants and importlib.util.find_spec(PACKAGES.get(name, "ctranslate2"))]
@@ -196,8 +197,8 @@ def main() -> None:
 def prepare(run: Path, lines: list[str], path: str, exported: bool) -> None:
     """What the others are given: the exported model, if one of them runs it, and how long the translations are."""
     from mtcli import Translator
-    from mtcli.checkpoint import Run
-    from mtcli.export import export
+    from mtcli.decoding.export import export
+    from mtcli.run.directory import Run
 
     if exported:
         export(Run.open(run), Path(path), "ctranslate2")

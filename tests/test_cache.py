@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from mtcli import cache
-from mtcli.codec import Codec
 from mtcli.config import TSV, Characters, Plain, Subwords, Words
-from mtcli.errors import UserError
-from mtcli.tokenizers import TOKENIZERS
-from mtcli.vocab import Vocabulary
+from mtcli.support.errors import UserError
+from mtcli.text.codec import Codec
+from mtcli.text.tokenizers import TOKENIZERS
+from mtcli.text.vocab import Vocabulary
+from mtcli.training import cache
 
 LINES = ["the quick brown fox jumps over the lazy dog", "ein Hund 😀 läuft", "苹果 \u2028 x"] * 10
 

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from mtcli import config as configs
-from mtcli.checkpoint import FILES, MANIFEST, MODEL, STATE, TENSORS, Run, load_into, to_tensors
-from mtcli.errors import UserError
+from mtcli.run.directory import FILES, MANIFEST, MODEL, STATE, TENSORS, Run, load_into, to_tensors
+from mtcli.support.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("MTCLI_KILLS", 10))  # at random moments, beside those at every step of a save

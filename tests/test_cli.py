@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 import tiny
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}

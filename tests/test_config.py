@@ -12,9 +12,9 @@ import jsonschema
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mtcli import config, yamls
-from mtcli.config import Config, changes, dump, free_on_resume, load, loads, replace, schema
-from mtcli.errors import UserError
+from mtcli import config
+from mtcli.config import Config, changes, dump, free_on_resume, load, loads, replace, schema, yamls
+from mtcli.support.errors import UserError
 
 DATA = "data: {train: a.tsv, validation: b.tsv}\n"
 SHIPPED = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))

@@ -7,12 +7,19 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from mtcli.config import TSV, Plain
-from mtcli.corpus import Arriving, Pair, count_lines, read_evaluation, read_lines, read_pairs, read_stream
-from mtcli.errors import UserError
+from mtcli.support.errors import UserError
+from mtcli.text.corpus import (
+    Arriving,
+    Pair,
+    count_lines,
+    read_evaluation,
+    read_lines,
+    read_pairs,
+    read_stream,
+)
 
 LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"))
 SIDE = st.sampled_from(["", " ", "\u3000", "a", "b c", " d ", "\u2028", "e\u0085f", "\r", "\ufeff"])

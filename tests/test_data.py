@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from mtcli.codec import Codec
 from mtcli.config import TSV, Characters, Subwords
-from mtcli.data import ParallelData, Sequences, cut, padding, plan_epoch
-from mtcli.tokenizers import TOKENIZERS
-from mtcli.vocab import BOS, EOS, PAD, Vocabulary
+from mtcli.models.batches import Sequences
+from mtcli.text.codec import Codec
+from mtcli.text.tokenizers import TOKENIZERS
+from mtcli.text.vocab import BOS, EOS, PAD, Vocabulary
+from mtcli.training.plan import ParallelData, cut, padding, plan_epoch
 
 lengths = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=200)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mtcli import config as configs
-from mtcli import defaults
+from mtcli.training import defaults
 
 
 def corpus(folder, pairs: int, target: str = "ein Haus {}"):

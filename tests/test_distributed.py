@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtcli import distributed
-from mtcli.errors import UserError
+from mtcli.support import distributed
+from mtcli.support.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 

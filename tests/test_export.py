@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 import yaml
 
-import tiny
-from mtcli import Translator, codec
-from mtcli import config as configs
-from mtcli import export as exports
-from mtcli.checkpoint import Run, to_tensors
-from mtcli.engines import is_exported
-from mtcli.errors import UserError
-from mtcli.export import export
+from mtcli import Translator, config as configs
+from mtcli.decoding import export as exports
+from mtcli.decoding.engines import is_exported
+from mtcli.decoding.export import export
 from mtcli.models import build_model
+from mtcli.run.directory import Run, to_tensors
+from mtcli.support.errors import UserError
+from mtcli.text import codec
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 
@@ -282,7 +282,7 @@ def test_the_readme_of_an_export_shows_how_it_is_used_without_mtcli(tmp_path, to
 
 @pytest.mark.parametrize("text", ["(red) apples.", "it's 3.5%, isn't it?!", "a  b", '"no" - yes; well...', "naïve (co-op)"])
 def test_the_readme_cuts_words_as_the_tokenizer_does(text):
-    from mtcli.tokenizers import TOKENIZERS
+    from mtcli.text.tokenizers import TOKENIZERS
 
     tokenizer = TOKENIZERS["word"](configs.Words())
     tokens = eval(exports.PLAIN["word"][1], {"re": re, "text": text})

@@ -19,11 +19,10 @@ from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import pytest
-import yaml
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-
 import tiny
+import yaml
+from hypothesis import example, given, settings, strategies as st
+
 from mtcli import cli
 
 # ------------------------------------------------------------------------------------------------------------- commands

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtcli import loss as losses
+from mtcli.models import loss as losses
 from mtcli.models.layers import Dropout
 
 

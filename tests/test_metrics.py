@@ -9,14 +9,14 @@ import typing
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.significance import PairedTest
 
-from mtcli import config, metrics
-from mtcli.errors import UserError
-from mtcli.metrics import METRICS, bleu_tokenizer, compare, score, score_all
+from mtcli import config
+from mtcli.support.errors import UserError
+from mtcli.text import metrics
+from mtcli.text.metrics import METRICS, bleu_tokenizer, compare, score, score_all
 
 ENGLISH = [
     ["The cat sat on the mat today.", "Today the cat was sitting on the mat."],

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from mtcli.config import Config, Recurrent, Transformer
-from mtcli.errors import UserError
 from mtcli.models import MODELS, build_model
 from mtcli.models.attention import ATTENTIONS
 from mtcli.models.base import Memory, Seq2Seq, State, select_rows
 from mtcli.models.gru import CELLS
 from mtcli.models.transformer import POSITIONS
+from mtcli.support.errors import UserError
 
 VOCABULARY = 13
 NUMBERS = {  # what options that are numbers may be here; the ones that are not named keep their defaults

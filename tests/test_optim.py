@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from mtcli import config as c
-from mtcli import optim
 from mtcli.models import build_model
+from mtcli.training import optim
 
 MODEL = c.Transformer(hidden_size=8, feed_forward_size=16, heads=2, encoder_layers=1, decoder_layers=1)
 

@@ -18,16 +18,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 from hypothesis import given, strategies as st
 
-import tiny
-from mtcli import Translator, average, config as configs, output, translator as translating
-from mtcli.checkpoint import Run
-from mtcli.errors import UserError
-from mtcli.inference import Ensemble, ModelEngine
+from mtcli import Translator, config as configs
+from mtcli.cli import output
+from mtcli.decoding import translator as translating
+from mtcli.decoding.torch_engine import Ensemble
 from mtcli.models import build_model
-from mtcli.trainer import Trainer
+from mtcli.run.directory import Run
+from mtcli.support.errors import UserError
+from mtcli.training import average
+from mtcli.training.trainer import Trainer
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 SOURCES = [source for source, _ in tiny.pairs(30, seed=2)]
@@ -479,7 +482,7 @@ def test_translating_a_word_loads_no_more_than_it_needs(runs):
     program = (
         f"import sys; sys.argv = ['mtcli', 'translate', '--run', {str(runs('gru'))!r}, 'abc']\n"
         "from mtcli import cli\ntry:\n    cli.main()\nexcept SystemExit:\n    pass\n"
-        "print([name for name in ('torch._dynamo', 'sympy', 'sacrebleu', 'torch.utils.tensorboard', 'rich', 'mtcli.optim')"
+        "print([name for name in ('torch._dynamo', 'sympy', 'sacrebleu', 'torch.utils.tensorboard', 'rich', 'mtcli.training.optim')"
         " if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)

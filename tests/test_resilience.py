@@ -18,11 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
-from mtcli.checkpoint import Run
-
-import tiny
+from mtcli.run.directory import Run
 
 ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("MTCLI_KILLS", 4))

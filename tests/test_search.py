@@ -9,13 +9,12 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mtcli.config import LengthPenalty, Sampling
-from mtcli.errors import UserError
+from mtcli.decoding.search import search
 from mtcli.models.base import select_rows
-from mtcli.search import search
+from mtcli.support.errors import UserError
 
 BOS, EOS = 0, 1
 PLACES = 13  # of a Walk

@@ -12,11 +12,10 @@ from random import Random
 
 import pytest
 from hypothesis import given
-
-from mtcli.segmentation import BPEDropout, UnigramSampling
-from mtcli.tokenizers import _draw, _escape, _words, seed_sampling
-
 from test_tokenizers import ALGORITHMS, LINE, SUBWORDS, TEXT
+
+from mtcli.text.segmentation import BPEDropout, UnigramSampling
+from mtcli.text.tokenizers import _draw, _escape, _words, seed_sampling
 
 SCORES = {"a": -9.0, "b": -9.1, "c": -9.2, "ab": -1.0, "bc": -2.0, "abc": -3.0}
 ROUNDS = 20_000

@@ -4,13 +4,19 @@ import logging
 import unicodedata
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from mtcli.config import Characters, Subwords, Words
-from mtcli.errors import UserError
-from mtcli.tokenizers import JOINER, TOKENIZERS, CharacterTokenizer, SubwordTokenizer, WordTokenizer, seed_sampling
-from mtcli.vocab import SPECIAL, Vocabulary
+from mtcli.support.errors import UserError
+from mtcli.text.tokenizers import (
+    JOINER,
+    TOKENIZERS,
+    CharacterTokenizer,
+    SubwordTokenizer,
+    WordTokenizer,
+    seed_sampling,
+)
+from mtcli.text.vocab import SPECIAL, Vocabulary
 
 TEXT = [
     "the small cat sees  the large dog .",

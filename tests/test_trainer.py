@@ -9,15 +9,16 @@ import signal
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
-from mtcli import config as configs, defaults, devices, trainer as training_module
-from mtcli.checkpoint import Run, to_tensors
-from mtcli.errors import UserError
-from mtcli.signals import Interrupted
-from mtcli.trainer import Trainer
-
-import tiny
+from mtcli import config as configs
+from mtcli.run.directory import Run, to_tensors
+from mtcli.support import devices
+from mtcli.support.errors import UserError
+from mtcli.support.signals import Interrupted
+from mtcli.training import defaults, trainer as training_module
+from mtcli.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SAMPLING = {"type": "subword", "vocabulary_size": 300, "dropout": 0.2}
@@ -296,7 +297,7 @@ def test_a_signal_ends_a_validation_which_is_made_up_for(tmp_path):
     whole.train()
     for update in (7, 20):
         job = trainer(tmp_path, "stopped")
-        stream, position = job.translator.stream, job.progress
+        stream = job.translator.stream
 
         def stop(*arguments):
             if job.progress.update == update:

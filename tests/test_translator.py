@@ -6,18 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 
 import pytest
-import torch
-from hypothesis import example, given
-from hypothesis import strategies as st
-
 import tiny
-from mtcli import Translator
-from mtcli import config as configs
-from mtcli.checkpoint import Run
-from mtcli.errors import UserError
-from mtcli.evaluation import evaluate
-from mtcli.trainer import Trainer
-from mtcli.translator import _shared
+import torch
+from hypothesis import example, given, strategies as st
+
+from mtcli import Translator, config as configs
+from mtcli.decoding.evaluation import evaluate
+from mtcli.decoding.translator import _shared
+from mtcli.run.directory import Run
+from mtcli.support.errors import UserError
+from mtcli.training.trainer import Trainer
 
 SOURCES = [source for source, _ in tiny.pairs(30, seed=2)]
 

@@ -4,11 +4,10 @@ import json
 from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from mtcli.errors import UserError
-from mtcli.vocab import BOS, EOS, PAD, SPECIAL, UNK, Vocabulary
+from mtcli.support.errors import UserError
+from mtcli.text.vocab import BOS, EOS, PAD, SPECIAL, UNK, Vocabulary
 
 TOKENS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), min_size=1)
 

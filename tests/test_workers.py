@@ -9,16 +9,16 @@ import sys
 import time
 
 import pytest
+import tiny
 import torch
 
-import tiny
 from mtcli import config as configs
-from mtcli import workers
-from mtcli.checkpoint import Run
-from mtcli.errors import UserError
-from mtcli.trainer import Trainer
-from mtcli.translator import Translator
-from mtcli.workers import Workers
+from mtcli.decoding.translator import Translator
+from mtcli.run.directory import Run
+from mtcli.support import processes as workers
+from mtcli.support.errors import UserError
+from mtcli.support.processes import Workers
+from mtcli.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not workers.possible(), reason="processes are forked on Linux only")
 

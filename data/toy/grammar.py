@@ -19,9 +19,34 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from lexicon import (
-    ACTIONS, ADJECTIVES, DESTINATIONS, DETERMINERS, DISPOSALS, FURNITURE, GROWN_UPS, KIN, NOUNS, OUTDOORS, PEOPLE, PETS,
-    PLACES, POSSESSIONS, PRONOUNS, ROOMS, SENSES, SMALL_THINGS, SPOTS, STATES, TIMES, UNMEASURED, VEHICLES, VERBS,
-    Action, Noun, Pronoun, Sense,
+    ACTIONS,
+    ADJECTIVES,
+    DESTINATIONS,
+    DETERMINERS,
+    DISPOSALS,
+    FURNITURE,
+    GROWN_UPS,
+    KIN,
+    NOUNS,
+    OUTDOORS,
+    PEOPLE,
+    PETS,
+    PLACES,
+    POSSESSIONS,
+    PRONOUNS,
+    ROOMS,
+    SENSES,
+    SMALL_THINGS,
+    SPOTS,
+    STATES,
+    TIMES,
+    UNMEASURED,
+    VEHICLES,
+    VERBS,
+    Action,
+    Noun,
+    Pronoun,
+    Sense,
 )
 
 Item = TypeVar("Item")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import Recurrent, Transformer
-from ..errors import UserError
+from ..support.errors import UserError
 from .base import Seq2Seq
 from .gru import RecurrentSeq2Seq
 from .transformer import TransformerSeq2Seq

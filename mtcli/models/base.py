@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 Memory = dict[str, Tensor]  # what the encoder said; a row is a sentence; constant while it is decoded

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Transformer as TransformerConfig
-from ..errors import UserError
+from ..support.errors import UserError
 from .base import Memory, Seq2Seq, State, Step, select_rows
 from .layers import Dropout, Linear, kernels_for, linear, plain
 from .single import CHUNK, single_state, single_step

@@ -24,17 +24,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import codec, config as configs, corpus, engines
-from .checkpoint import Run
-from .codec import Codec
-from .config import Config
+from .. import config as configs
+from ..config import Config
+from ..models.base import Memory, Seq2Seq, State
+from ..models.transformer import FeedForward, MultiHeadAttention, TransformerSeq2Seq
+from ..run.directory import Run
+from ..support.errors import UserError
+from ..text import codec, corpus
+from ..text.codec import Codec
+from ..text.vocab import EOS, SPECIAL, UNK
+from . import engines
 from .engines import FORMATS, MANIFEST
-from .errors import UserError
-from .inference import ModelEngine
-from .models.base import Memory, Seq2Seq, State
-from .models.transformer import FeedForward, MultiHeadAttention, TransformerSeq2Seq
+from .torch_engine import ModelEngine
 from .translator import Translator
-from .vocab import EOS, SPECIAL, UNK
 
 log = logging.getLogger("mtcli")
 

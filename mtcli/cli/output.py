@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from .corpus import count_lines
-from .errors import UserError
+from ..support.errors import UserError
+from ..text.corpus import count_lines
 
 log = logging.getLogger("mtcli")
 

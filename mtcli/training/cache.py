@@ -43,10 +43,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from .codec import Codec, fingerprint, restore, save
-from .config import TSV, Plain, name_of
-from .corpus import Pair, read_pairs
-from .errors import UserError
+from ..config import TSV, Plain, name_of
+from ..support.errors import UserError
+from ..text.codec import Codec, fingerprint, restore, save
+from ..text.corpus import Pair, read_pairs
 
 log = logging.getLogger("mtcli")
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import metrics
-from .config import Decoding
-from .errors import UserError
+from ..config import Decoding
+from ..support.errors import UserError
+from ..text import metrics
 from .translator import Translator
 
 LOWER_IS_BETTER = {"loss", "perplexity", *metrics.LOWER_IS_BETTER}

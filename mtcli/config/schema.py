@@ -9,12 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, core_schema
 
+from ..support.errors import UserError
 from . import yamls
-from .errors import UserError
-from .explain import Node, alternatives, below, explain, inline, keys_of, show
+from .messages import Node, alternatives, below, explain, inline, keys_of, show
 from .yamls import Path, dotted
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]

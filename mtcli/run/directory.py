@@ -39,9 +39,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from . import config as configs
-from .config import Config
-from .errors import UserError
+from .. import config as configs
+from ..config import Config
+from ..support.errors import UserError
 
 log = logging.getLogger("mtcli")
 

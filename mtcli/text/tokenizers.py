@@ -17,8 +17,8 @@ from random import Random
 
 import sentencepiece
 
-from .config import Characters, Subwords, Words
-from .errors import UserError
+from ..config import Characters, Subwords, Words
+from ..support.errors import UserError
 from .segmentation import BPEDropout, UnigramSampling
 
 log = logging.getLogger("mtcli")

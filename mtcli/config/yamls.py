@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from .errors import UserError
+from ..support.errors import UserError
 
 Path = tuple[str | int, ...]  # how a value is reached: ("data", "train", 0, "path")
 Place = tuple[int, str]  # where it stands: a number to sort by, and the text, such as "configs/toy.yaml:12"

@@ -11,24 +11,23 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
-from . import devices, workers
-from .checkpoint import Run, load_into
-from .config import Decoding, Recurrent, Transformer
-from .data import ParallelData, Sequences
+from ..config import Decoding, Recurrent, Transformer
+from ..models import build_model
+from ..models.base import Memory, Seq2Seq, State, Step
+from ..models.batches import Sequences, padded_batch
+from ..models.layers import kernels_for
+from ..run.directory import Run, load_into
+from ..support import devices, processes as workers
+from ..support.errors import UserError
+from ..support.processes import Workers
+from ..text.vocab import BOS, EOS, PAD, UNK
 from .engines import Found
-from .errors import UserError
-from .models import build_model
-from .models.base import Memory, Seq2Seq, State, Step
-from .models.layers import kernels_for
 from .search import search
-from .vocab import BOS, EOS, PAD, UNK
-from .workers import Workers
 
 FAST_WIDTH = 16  # source positions, at least, of a batch: softmax over fewer takes ten times as long on the CPU
 MOST_PROCESSES = 16  # of those that translate a file: of some thousand lines at a time more would have too few each
@@ -200,7 +199,7 @@ class ModelEngine:
         ``prefix`` begins every hypothesis. Raises UserError where the model has too few positions for it.
         """
         rows = Sequences.of(sources)
-        ids, mask = (torch.from_numpy(x).to(self.device) for x in rows.padded(np.arange(len(rows))))
+        ids, mask = (torch.from_numpy(x).to(self.device) for x in rows.padded())
         if len(rows) > 1:
             missing = max(0, min(FAST_WIDTH, self.model.max_positions or FAST_WIDTH) - ids.shape[1])
             ids, mask = pad(ids, (0, missing), value=PAD), pad(mask, (0, missing))
@@ -266,8 +265,7 @@ class ModelEngine:
 
     def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probability of every id of each target, which ends in EOS (forced decoding), all as one batch."""
-        data = ParallelData(Sequences.of(sources), Sequences.of(targets), None, [None, None])
-        batch = data.batch(np.arange(len(sources))).to(self.device)
+        batch = padded_batch(Sequences.of(sources), Sequences.of(targets)).to(self.device)
         with torch.inference_mode(), self.autocast():
             states = self.model(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]  # (N, H)
             exact = torch.promote_types(states.dtype, torch.float32)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint import Checkpoint
-from .errors import UserError
+from ..run.directory import Checkpoint
+from ..support.errors import UserError
 
 
 class Tally:

@@ -1,77 +1,17 @@
-"""Sentence pairs to padded batches. Knows ids and lengths; the order of batches is a function of seed and epoch."""
-
-# B rows, S source, T target
+"""Which sentence pairs make an update. Knows ids and lengths; the order of batches is a function of seed and epoch."""
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from ..config import TSV, Plain
+from ..models.batches import Batch, Sequences, padded_batch
+from ..text.codec import Codec
+from ..text.tokenizers import seed_sampling
 from . import cache
-from .codec import Codec
-from .config import TSV, Plain
-from .tokenizers import seed_sampling
-from .vocab import BOS, PAD
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One padded micro-batch on one device. Source rows end in EOS; masks say True = real token."""
-
-    source: Tensor  # (B, S) ids
-    source_mask: Tensor  # (B, S)
-    target_in: Tensor  # (B, T) BOS, then the target
-    target_out: Tensor  # (B, T) the target, then EOS
-    target_mask: Tensor  # (B, T)
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
-
-
-class Sequences:
-    """Many sequences of numbers in one array, in memory or in a file that is mapped into it."""
-
-    def __init__(self, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray):
-        self.values = values
-        self.starts = starts  # of each sequence in ``values``
-        self.lengths = lengths
-
-    @classmethod
-    def of(cls, sequences: Iterable[Sequence[int]]) -> Sequences:
-        values, lengths = array("i"), array("i")
-        for sequence in sequences:
-            values.extend(sequence)
-            lengths.append(len(sequence))
-        return cls.end_to_end(np.array(values, np.int32), np.cumsum([0, *lengths]))
-
-    @classmethod
-    def end_to_end(cls, values: np.ndarray, starts: np.ndarray) -> Sequences:
-        """``starts`` has one more than there are sequences: the end of the last one."""
-        return cls(values, starts[:-1], np.diff(starts).astype(np.int32))
-
-    def take(self, rows: np.ndarray) -> Sequences:
-        """Some of the sequences, or some of them several times; their values are not copied."""
-        return Sequences(self.values, self.starts[rows], self.lengths[rows])
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.values[self.starts[index] : self.starts[index] + self.lengths[index]]
-
-    def padded(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The chosen sequences as (B, longest), filled up with PAD, and the mask of what is real."""
-        lengths = self.lengths[rows]
-        steps = np.arange(lengths.max())
-        mask = steps < lengths[:, None]
-        places = np.where(mask, self.starts[rows][:, None] + steps, 0)
-        return np.where(mask, self.values[places], PAD).astype(np.int64), mask
 
 
 class ParallelData:
@@ -121,21 +61,14 @@ class ParallelData:
         """The pairs of ``rows``, padded. With a ``sampling_seed``, by random segmentation if the tokenizer samples."""
         if sampling_seed is not None and self.samples:
             seed_sampling(sampling_seed)
-        (source, source_mask), (target, target_mask) = (
-            self._side(side, rows, sampling_seed is not None) for side in (0, 1)
-        )
-        target_in = np.full_like(target, PAD)
-        target_in[:, 0] = BOS
-        target_in[:, 1:] = np.where(target_mask[:, 1:], target[:, :-1], PAD)
-        return Batch(*map(torch.from_numpy, (source, source_mask, target_in, target, target_mask)))
+        return padded_batch(*(self._side(side, rows, sampling_seed is not None) for side in (0, 1)))
 
-    def _side(self, side: int, rows: np.ndarray, sample: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _side(self, side: int, rows: np.ndarray, sample: bool) -> Sequences:
         texts = self.texts[side]
         if not sample or texts is None:
-            return (self.source, self.target)[side].padded(rows)
+            return (self.source, self.target)[side].take(rows)
         codec = self.codecs[side]
-        drawn = Sequences.of(codec.encode(texts[row].tobytes().decode(errors="replace"), sample=True) for row in rows)
-        return drawn.padded(np.arange(len(rows)))
+        return Sequences.of(codec.encode(texts[row].tobytes().decode(errors="replace"), sample=True) for row in rows)
 
 
 def plan_epoch(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .codec import Codec
-from .data import Batch
-from .errors import UserError
+from ..models.batches import Batch
+from ..support.errors import UserError
+from ..text.codec import Codec
 
 SHOWN = 3  # pairs of a batch
 SHOWN_CHARACTERS = 200  # of a sentence

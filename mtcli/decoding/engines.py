@@ -16,15 +16,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .codec import Codec
-from .config import Config, Decoding
-from .errors import UserError
-from .vocab import BOS, EOS, PAD, SPECIAL, UNK
+from ..config import Config, Decoding
+from ..support.errors import UserError
+from ..text.codec import Codec
+from ..text.vocab import BOS, EOS, PAD, SPECIAL
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .models.base import Memory, State, Step
+    from ..models.base import Memory, State, Step
 
 MANIFEST = "export.json"
 FORMATS = ("ctranslate2", "onnx")
@@ -319,7 +319,7 @@ class OnnxModel:
         return self.decode_step
 
     def reorder(self, state: State, rows: Tensor, sentences: Tensor | None = None) -> State:
-        from .models.base import select_rows
+        from ..models.base import select_rows
 
         return select_rows(state, rows)
 

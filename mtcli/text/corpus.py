@@ -18,8 +18,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from .config import TSV, Plain
-from .errors import UserError
+from ..config import TSV, Plain
+from ..support.errors import UserError
 
 log = logging.getLogger("mtcli")
 

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sacrebleu.metrics import BLEU, CHRF, TER
-from sacrebleu.metrics import base as sacrebleu_base
+from sacrebleu.metrics import BLEU, CHRF, TER, base as sacrebleu_base
 from sacrebleu.significance import PairedTest
 from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
 from sacrebleu.utils import SACREBLEU_DIR, sum_of_lists
 
-from .errors import UserError
+from ..support.errors import UserError
 
 log = logging.getLogger("mtcli")
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import codec, corpus, devices, evaluation
-from .checkpoint import Run, load_into
-from .errors import UserError
-from .inference import ModelEngine, describe
-from .models import build_model
-from .translator import Translator
+from ..decoding import evaluation
+from ..decoding.torch_engine import ModelEngine, describe
+from ..decoding.translator import Translator
+from ..models import build_model
+from ..run.directory import Run, load_into
+from ..support import devices
+from ..support.errors import UserError
+from ..text import codec, corpus
 
 
 def choose(run: Run, last: int | None = None, best: int | None = None) -> list[int]:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .config import Characters, Config, Subwords, Words
-from .errors import UserError
+from ..config import Characters, Config, Subwords, Words
+from ..support.errors import UserError
 from .tokenizers import TOKENIZERS, Tokenizer
 from .vocab import EOS, UNK, Vocabulary
 

@@ -10,19 +10,20 @@ from itertools import accumulate, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import codec, engines
-from . import config as configs
-from .codec import Codec
-from .config import Config, Decoding
+from .. import config as configs
+from ..config import Config, Decoding
+from ..support.errors import UserError
+from ..text import codec
+from ..text.codec import Codec
+from ..text.tokenizers import SPACE
+from ..text.vocab import EOS, UNK
+from . import engines
 from .engines import learned_positions
-from .errors import UserError
-from .tokenizers import SPACE
-from .vocab import EOS, UNK
 
 if TYPE_CHECKING:
-    from .corpus import Pair
+    from ..text.corpus import Pair
     from .engines import CTranslate2Engine, Found
-    from .inference import ModelEngine
+    from .torch_engine import ModelEngine
 
 log = logging.getLogger("mtcli")
 
@@ -107,9 +108,9 @@ class Translator:
                 if len(paths) > 1:
                     raise UserError(f"{path} is an exported model; an ensemble is of runs.")
                 return cls._load_exported(path, device, threads)
-        from . import devices
-        from .checkpoint import Run
-        from .inference import ModelEngine
+        from ..run.directory import Run
+        from ..support import devices
+        from .torch_engine import ModelEngine
 
         chosen = devices.prepare(device, threads, kernels=256)  # batches shrink through the same sizes, all of them
         runs = [Run.open(path) for path in paths] or [Run.latest()]
@@ -132,8 +133,8 @@ class Translator:
         if engines.read_manifest(path)["format"] == "ctranslate2":
             engine = engines.CTranslate2Engine(path, config, codecs, device, threads)
         else:
-            from . import devices
-            from .inference import ModelEngine
+            from ..support import devices
+            from .torch_engine import ModelEngine
 
             if device not in ("auto", "cpu"):
                 raise UserError(f"--device is '{device}'; exported to ONNX, a model runs on cpu.")

@@ -21,19 +21,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import codec, config as configs, corpus, devices, diagnosis, distributed, evaluation, optim
-from .bar import Bar
-from .checkpoint import Checkpoint, Run, check_forms, load_into, to_tensors
-from .config import Config
-from .data import Batch, ParallelData, cut, padding, plan_epoch
-from .errors import UserError
-from .inference import ModelEngine, describe
-from .loss import cross_entropy
-from .models import build_model
-from .models.base import Seq2Seq
-from .progress import Progress, Tally
-from .signals import Interrupted, Signals, hearing
-from .translator import Translator
+from .. import config as configs
+from ..config import Config
+from ..decoding import evaluation
+from ..decoding.torch_engine import ModelEngine, describe
+from ..decoding.translator import Translator
+from ..models import build_model
+from ..models.base import Seq2Seq
+from ..models.batches import Batch
+from ..models.loss import cross_entropy
+from ..run.directory import Checkpoint, Run, check_forms, load_into, to_tensors
+from ..support import devices, distributed
+from ..support.errors import UserError
+from ..support.progress import Bar
+from ..support.signals import Interrupted, Signals, hearing
+from ..text import codec, corpus
+from . import diagnosis, optim
+from .plan import ParallelData, cut, padding, plan_epoch
+from .state import Progress, Tally
 
 log = logging.getLogger("mtcli")
 

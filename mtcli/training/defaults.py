@@ -8,10 +8,10 @@ from collections import Counter
 from itertools import islice
 from typing import Any
 
-from . import config as configs
-from .config import Characters, Config, Plain, Subwords, Transformer, Words
-from .corpus import count_lines, read_pairs
-from .errors import UserError
+from .. import config as configs
+from ..config import Characters, Config, Plain, Subwords, Transformer, Words
+from ..support.errors import UserError
+from ..text.corpus import count_lines, read_pairs
 
 log = logging.getLogger("mtcli")
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import config as c
-from .devices import has_bfloat16
+from .. import config as c
+from ..support.devices import has_bfloat16
 
 # ---------------------------------------------------------------------------------------------------------- optimizers
 

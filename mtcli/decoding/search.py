@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .errors import UserError
-from .models.base import Memory, State, Step, select_rows
+from ..models.base import Memory, State, Step, select_rows
+from ..support.errors import UserError
 
 if TYPE_CHECKING:
-    from .config import LengthPenalty, Sampling
+    from ..config import LengthPenalty, Sampling
 
 Reorder = Callable[[State, Tensor, Tensor | None], State]  # as `Seq2Seq.reorder`
 

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from . import __version__
-from .errors import UserError
+from .. import __version__
+from ..support.errors import UserError
 
 app = typer.Typer(
     name="mtcli",
@@ -97,7 +97,8 @@ def _root(
 @app.command("build-vocab")
 def build_vocab(config: ConfigOption, run: NewRunOption = None, settings: SetOption = None) -> None:
     """Train the tokenizers, count the vocabularies, and say how well they cover the text."""
-    from . import codec, corpus, trainer
+    from ..text import codec, corpus
+    from ..training import trainer
 
     place = _prepare_run(config, run, _load_config(config, settings, run))
     with place.lock():
@@ -128,14 +129,15 @@ def train(
     threads: ThreadsOption = None,
 ) -> None:
     """Train a model; the same command again continues a run where it stopped. torchrun starts it on several GPUs."""
-    from . import distributed
-    from .signals import Signals
+    from ..support import distributed
+    from ..support.signals import Signals
 
     if not distributed.is_main():
         log.setLevel(logging.ERROR)  # the main process speaks for all
     with Signals() as signals, _telling(KeyboardInterrupt, run or _place_for(config)):
         wanted = _load_config(config, settings, run)
-        from . import devices, trainer
+        from ..support import devices
+        from ..training import trainer
 
         chosen = devices.prepare(device, threads)
         distributed.init(chosen)
@@ -164,12 +166,13 @@ def train(
 
 
 def _load_config(path: Path, settings: list[str] | None, run: Path | None):
-    from . import config as configs, defaults
+    from .. import config as configs
+    from ..training import defaults
 
     config = configs.load(path, settings or [])
     if config.init_from is None:
         return defaults.fit(config)
-    from .checkpoint import Run
+    from ..run.directory import Run
 
     place = run or _place_for(path)  # once it is made, it needs the other run no more
     return defaults.fit(config, (Run(place) if (place / "config.yaml").exists() else Run.open(config.init_from)).config)
@@ -181,8 +184,8 @@ def _place_for(config_path: Path) -> Path:
 
 def _prepare_run(config_path: Path, run: Path | None, config):
     """The run directory for a config: new, or the existing one if it was made with the same config."""
-    from . import distributed
-    from .checkpoint import Run  # loads PyTorch: only now that the config is known to be sound
+    from ..run.directory import Run
+    from ..support import distributed
 
     if distributed.is_main():
         return Run.create(run or _place_for(config_path), config_path.read_text(encoding="utf-8"), config)
@@ -210,7 +213,7 @@ def _telling(kind: type[BaseException], path: Path) -> Iterator[None]:
 def _same_command() -> str:
     import shlex
 
-    from . import distributed
+    from ..support import distributed
 
     command = shlex.join(["mtcli", *sys.argv[1:]])
     return command if distributed.world_size() == 1 else f"the same torchrun command ({command})"
@@ -277,9 +280,9 @@ def translate(
         for number, translation in enumerate(translator.stream(_prompt(), ready=lambda: False, **options), 1):
             _write(sys.stdout, translation, number, n_best, as_json)
         return
-    from . import corpus
+    from ..decoding.translator import POOL_LINES
+    from ..text import corpus
     from .output import left_behind, progress, writer
-    from .translator import POOL_LINES
 
     if output is None and isinstance(lines, corpus.Arriving):  # a program on the other side may wait for an answer
         options["ready"] = lines.ready
@@ -311,7 +314,7 @@ def translate(
 
 def _lines(text: list[str] | None, path: Path | None) -> Iterable[str] | None:
     """What is to be translated, a line at a time; None means that a person is to be asked."""
-    from . import corpus
+    from ..text import corpus
 
     if text:
         for sentence in text:
@@ -332,7 +335,7 @@ def _load_translator(run: Path | list[Path] | None, device: str, threads: int | 
 
     gc.disable()  # imports keep nearly all they make; to look for garbage meanwhile is an eighth of PyTorch's
     try:
-        from .translator import Translator
+        from ..decoding.translator import Translator
 
         return Translator.load(run, device, threads)
     finally:
@@ -408,7 +411,9 @@ def evaluate(
         raise typer.BadParameter("give --data, or --source and --reference, not both")
     if bool(source) != bool(reference):
         raise typer.BadParameter("--source and --reference go together")
-    from . import config as configs, corpus, evaluation
+    from .. import config as configs
+    from ..decoding import evaluation
+    from ..text import corpus
 
     translator = _load_translator(run, device, threads)
     if data:
@@ -484,8 +489,9 @@ def export(
     threads: ThreadsOption = None,
 ) -> None:
     """Write a trained model for another engine, and check that it computes the same."""
-    from . import devices, export as exports
-    from .checkpoint import Run
+    from ..decoding import export as exports
+    from ..run.directory import Run
+    from ..support import devices
 
     devices.prepare("cpu", threads)
     place = Run.open(run) if run else Run.latest()
@@ -513,7 +519,8 @@ def score(
     """How probable given translations are: for each pair its log-probability, a tab, and its score (as translate's)."""
     if bool(data) == bool(source or target) or bool(source) != bool(target):
         raise typer.BadParameter("give --data, or --source and --target")
-    from . import config as configs, corpus
+    from .. import config as configs
+    from ..text import corpus
     from .output import progress, writer
 
     part = configs.TSV(path=str(data)) if data else configs.Plain(source=str(source), target=str(target))
@@ -546,8 +553,9 @@ def average(
     """Average the weights of several checkpoints into a run of their own, and say what that does to validation."""
     if last and best:
         raise typer.BadParameter("give --last or --best, not both")
-    from . import average as averaging, devices
-    from .checkpoint import Run
+    from ..run.directory import Run
+    from ..support import devices
+    from ..training import average as averaging
 
     chosen = devices.prepare(device, threads)
     place = Run.open(run) if run else Run.latest()
@@ -575,7 +583,7 @@ def average(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of configs, for completion and checking in editors."""
-    from . import config as configs
+    from .. import config as configs
 
     print(json.dumps(configs.schema(), indent=2))
 

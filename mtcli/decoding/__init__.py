@@ -1,0 +1,1 @@
+"""From text to translations: search, engines, the translator, evaluation."""

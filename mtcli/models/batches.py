@@ -1,0 +1,77 @@
+"""Sentences of ids as padded tensors with masks: what goes into a model. Knows no text and no files."""
+
+# B rows, S source, T target
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..text.vocab import BOS, PAD
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One padded micro-batch on one device. Source rows end in EOS; masks say True = real token."""
+
+    source: Tensor  # (B, S) ids
+    source_mask: Tensor  # (B, S)
+    target_in: Tensor  # (B, T) BOS, then the target
+    target_out: Tensor  # (B, T) the target, then EOS
+    target_mask: Tensor  # (B, T)
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+
+
+class Sequences:
+    """Many sequences of numbers in one array, in memory or in a file that is mapped into it."""
+
+    def __init__(self, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray):
+        self.values = values
+        self.starts = starts  # of each sequence in ``values``
+        self.lengths = lengths
+
+    @classmethod
+    def of(cls, sequences: Iterable[Sequence[int]]) -> Sequences:
+        values, lengths = array("i"), array("i")
+        for sequence in sequences:
+            values.extend(sequence)
+            lengths.append(len(sequence))
+        return cls.end_to_end(np.array(values, np.int32), np.cumsum([0, *lengths]))
+
+    @classmethod
+    def end_to_end(cls, values: np.ndarray, starts: np.ndarray) -> Sequences:
+        """``starts`` has one more than there are sequences: the end of the last one."""
+        return cls(values, starts[:-1], np.diff(starts).astype(np.int32))
+
+    def take(self, rows: np.ndarray) -> Sequences:
+        """Some of the sequences, or some of them several times; their values are not copied."""
+        return Sequences(self.values, self.starts[rows], self.lengths[rows])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.values[self.starts[index] : self.starts[index] + self.lengths[index]]
+
+    def padded(self) -> tuple[np.ndarray, np.ndarray]:
+        """The sequences as (B, longest), filled up with PAD, and the mask of what is real."""
+        steps = np.arange(self.lengths.max())
+        mask = steps < self.lengths[:, None]
+        places = np.where(mask, self.starts[:, None] + steps, 0)
+        return np.where(mask, self.values[places], PAD).astype(np.int64), mask
+
+
+def padded_batch(source: Sequences, target: Sequences) -> Batch:
+    """Pairs as one batch; every sequence ends in EOS."""
+    (source_ids, source_mask), (target_ids, target_mask) = source.padded(), target.padded()
+    target_in = np.full_like(target_ids, PAD)
+    target_in[:, 0] = BOS
+    target_in[:, 1:] = np.where(target_mask[:, 1:], target_ids[:, :-1], PAD)
+    return Batch(*map(torch.from_numpy, (source_ids, source_mask, target_in, target_ids, target_mask)))

@@ -1,0 +1,1 @@
+"""From pairs to weights: defaults, batches, optimizers, the loop."""
