@@ -30,7 +30,10 @@ def write_pairs(path: Path, count: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     spelling = np.random.default_rng(0)
     syllables = [a + b for a in "bcdfghjklmnprstvz" for b in "aeiou"]
-    words = np.array(["".join(spelling.choice(syllables, spelling.integers(1, 5))) for _ in range(WORDS)], dtype=object)
+    words = np.array(
+        ["".join(spelling.choice(syllables, spelling.integers(1, 5))) for _ in range(WORDS)],
+        dtype=object,
+    )
     with open(path, "w", encoding="utf-8") as file:
         for start in range(0, count, BLOCK):
             lengths = np.clip(generator.gamma(3, 5, min(BLOCK, count - start)), 3, 60).astype(int)
@@ -70,12 +73,28 @@ def processor_seconds(pid: int) -> float:
 
 def train(folder: Path, updates: int) -> None:
     """Run `mtcli train` until so many updates are done; print what it said, when, and with how much memory."""
-    command = [sys.executable, "-m", "mtcli", "train", "--config", "large.yaml", "--run", "run", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "mtcli",
+        "train",
+        "--config",
+        "large.yaml",
+        "--run",
+        "run",
+        "--device",
+        "cpu",
+    ]
     command += ["--set", f"training.max_updates={updates}"]
     root = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+    }
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment
+    )
     curve: list[tuple[float, int]] = []
 
     def watch() -> None:
@@ -100,7 +119,10 @@ def train(folder: Path, updates: int) -> None:
     print("  " + " ".join(f"{max(size for _, size in part) >> 20}" for part in parts_of(curve, 20)))
     when, most = max(curve, key=lambda point: point[1])
     print(f"  peak {most >> 20:,} MiB at {when:.1f} s")
-    print(f"  first update done after {first:.1f} s, of which the process computed {first_work:.1f} s\n", flush=True)
+    print(
+        f"  first update done after {first:.1f} s, of which the process computed {first_work:.1f} s\n",
+        flush=True,
+    )
 
 
 def parts_of(curve: list[tuple[float, int]], count: int) -> list[list[tuple[float, int]]]:
@@ -109,10 +131,16 @@ def parts_of(curve: list[tuple[float, int]], count: int) -> list[list[tuple[floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=5_000_000)
-    parser.add_argument("--folder", type=Path, help="where to work, and to leave everything (default: temporary)")
-    parser.add_argument("--dropout", type=float, default=0.0, help="of subwords: text is kept, and cut at every use")
+    parser.add_argument(
+        "--folder", type=Path, help="where to work, and to leave everything (default: temporary)"
+    )
+    parser.add_argument(
+        "--dropout", type=float, default=0.0, help="of subwords: text is kept, and cut at every use"
+    )
     options = parser.parse_args()
     config = {
         "data": {"train": "train.tsv", "validation": "validation.tsv"},
@@ -128,7 +156,9 @@ def main() -> None:
         (folder / "large.yaml").write_text(yaml.safe_dump(config))
         write_pairs(folder / "train.tsv", options.pairs, seed=1)
         write_pairs(folder / "validation.tsv", 100, seed=2)
-        print(f"{options.pairs:,} pairs, {(folder / 'train.tsv').stat().st_size / 1e9:.2f} GB of text")
+        print(
+            f"{options.pairs:,} pairs, {(folder / 'train.tsv').stat().st_size / 1e9:.2f} GB of text"
+        )
         for name, updates in (("first start", 200), ("second start", 210)):
             print(f"{name}:")
             train(folder, updates)

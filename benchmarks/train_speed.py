@@ -42,7 +42,10 @@ def batches(count: int):
     generator = np.random.default_rng(0)
     source_lengths = np.clip(generator.gamma(9, 1.5, 20_000), 3, 45).astype(int)
     target_lengths = np.clip(source_lengths + generator.normal(0, 2, 20_000), 3, 50).astype(int)
-    sides = [Sequences.of(generator.integers(4, VOCABULARY, n) for n in lengths) for lengths in (source_lengths, target_lengths)]
+    sides = [
+        Sequences.of(generator.integers(4, VOCABULARY, n) for n in lengths)
+        for lengths in (source_lengths, target_lengths)
+    ]
     plan = plan_epoch(source_lengths, target_lengths, BATCH_TOKENS, "tokens", 1, 0)
     return [padded_batch(*(side.take(rows) for side in sides)) for rows in plan[:count]]
 
@@ -88,14 +91,18 @@ def nn_transformer():
         def __init__(self):
             super().__init__()
             self.embedding = nn.Embedding(VOCABULARY, HIDDEN)
-            self.transformer = nn.Transformer(HIDDEN, HEADS, LAYERS, LAYERS, FEED_FORWARD, DROPOUT, batch_first=True)
+            self.transformer = nn.Transformer(
+                HIDDEN, HEADS, LAYERS, LAYERS, FEED_FORWARD, DROPOUT, batch_first=True
+            )
             self.dropout = nn.Dropout(DROPOUT)
             self.projection = nn.Linear(HIDDEN, VOCABULARY)
             self.projection.weight = self.embedding.weight
             self.register_buffer("table", positions(512))
 
         def embed(self, ids):
-            return self.dropout(self.embedding(ids) * math.sqrt(HIDDEN) + self.table[: ids.shape[1]])
+            return self.dropout(
+                self.embedding(ids) * math.sqrt(HIDDEN) + self.table[: ids.shape[1]]
+            )
 
         def forward(self, batch):
             causal = nn.Transformer.generate_square_subsequent_mask(batch.target_in.shape[1])
@@ -105,7 +112,10 @@ def nn_transformer():
             )  # fmt: skip
             logits = self.projection(states)
             return F.cross_entropy(
-                logits.flatten(0, 1), batch.target_out.flatten(), ignore_index=PAD, label_smoothing=SMOOTHING
+                logits.flatten(0, 1),
+                batch.target_out.flatten(),
+                ignore_index=PAD,
+                label_smoothing=SMOOTHING,
             )
 
     model = Model()
@@ -123,19 +133,33 @@ def careful_loop():
             self.q, self.k, self.v, self.o = (nn.Linear(HIDDEN, HIDDEN) for _ in range(4))
 
         def forward(self, x, y, mask=None, causal=False):
-            q, k, v = (f(z).unflatten(-1, (HEADS, -1)).transpose(1, 2) for f, z in ((self.q, x), (self.k, y), (self.v, y)))
-            return self.o(F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal).transpose(1, 2).flatten(2))
+            q, k, v = (
+                f(z).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+                for f, z in ((self.q, x), (self.k, y), (self.v, y))
+            )
+            return self.o(
+                F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+                .transpose(1, 2)
+                .flatten(2)
+            )
 
     class Layer(nn.Module):
         def __init__(self, cross):
             super().__init__()
             self.attention, self.cross = Attention(), Attention() if cross else None
-            self.feed_forward = nn.Sequential(nn.Linear(HIDDEN, FEED_FORWARD), nn.ReLU(), nn.Linear(FEED_FORWARD, HIDDEN))
+            self.feed_forward = nn.Sequential(
+                nn.Linear(HIDDEN, FEED_FORWARD), nn.ReLU(), nn.Linear(FEED_FORWARD, HIDDEN)
+            )
             self.norms = nn.ModuleList(nn.LayerNorm(HIDDEN) for _ in range(3))
             self.dropout = nn.Dropout(DROPOUT)
 
         def forward(self, x, mask, memory=None):
-            x = self.norms[0](x + self.dropout(self.attention(x, x, None if self.cross else mask, self.cross is not None)))
+            x = self.norms[0](
+                x
+                + self.dropout(
+                    self.attention(x, x, None if self.cross else mask, self.cross is not None)
+                )
+            )
             if self.cross:
                 x = self.norms[1](x + self.dropout(self.cross(x, memory, mask)))
             return self.norms[2](x + self.dropout(self.feed_forward(x)))
@@ -152,7 +176,9 @@ def careful_loop():
             self.register_buffer("table", positions(512))
 
         def embed(self, ids):
-            return self.dropout(self.embedding(ids) * math.sqrt(HIDDEN) + self.table[: ids.shape[1]])
+            return self.dropout(
+                self.embedding(ids) * math.sqrt(HIDDEN) + self.table[: ids.shape[1]]
+            )
 
         def forward(self, batch):
             mask = batch.source_mask[:, None, None]
@@ -163,7 +189,9 @@ def careful_loop():
             for layer in self.decoder:
                 x = layer(x, mask, memory)
             real = batch.target_mask
-            return F.cross_entropy(self.projection(x[real]), batch.target_out[real], label_smoothing=SMOOTHING)
+            return F.cross_entropy(
+                self.projection(x[real]), batch.target_out[real], label_smoothing=SMOOTHING
+            )
 
     model = Model()
     return model, model, torch
@@ -184,9 +212,17 @@ def marian():
 
     def loss(batch):
         logits = model(
-            input_ids=batch.source, attention_mask=batch.source_mask.long(), decoder_input_ids=batch.target_in, use_cache=False
+            input_ids=batch.source,
+            attention_mask=batch.source_mask.long(),
+            decoder_input_ids=batch.target_in,
+            use_cache=False,
         ).logits
-        return F.cross_entropy(logits.flatten(0, 1), batch.target_out.flatten(), ignore_index=PAD, label_smoothing=SMOOTHING)
+        return F.cross_entropy(
+            logits.flatten(0, 1),
+            batch.target_out.flatten(),
+            ignore_index=PAD,
+            label_smoothing=SMOOTHING,
+        )
 
     return model, loss, torch
 
@@ -194,7 +230,15 @@ def marian():
 def mtcli_gru(attention, at):
     from mtcli.config import Recurrent
 
-    return mtcli_step(Recurrent(embedding_size=256, hidden_size=256, dropout=DROPOUT, attention=attention, attention_at=at))
+    return mtcli_step(
+        Recurrent(
+            embedding_size=256,
+            hidden_size=256,
+            dropout=DROPOUT,
+            attention=attention,
+            attention_at=at,
+        )
+    )
 
 
 def tutorial_gru(additive):
@@ -208,12 +252,19 @@ def tutorial_gru(additive):
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.source_embedding, self.target_embedding = nn.Embedding(VOCABULARY, size), nn.Embedding(VOCABULARY, size)
+            self.source_embedding, self.target_embedding = (
+                nn.Embedding(VOCABULARY, size),
+                nn.Embedding(VOCABULARY, size),
+            )
             self.encoder = nn.GRU(size, size // 2, batch_first=True, bidirectional=True)
             self.bridge = nn.Linear(size, size)
             self.decoder = nn.GRU(size * 2 if additive else size, size, batch_first=True)
             if additive:
-                self.query, self.key, self.energy = nn.Linear(size, size), nn.Linear(size, size), nn.Linear(size, 1)
+                self.query, self.key, self.energy = (
+                    nn.Linear(size, size),
+                    nn.Linear(size, size),
+                    nn.Linear(size, 1),
+                )
             self.combine = nn.Linear(2 * size, size)
             self.projection = nn.Linear(size, VOCABULARY)
             self.dropout = nn.Dropout(DROPOUT)
@@ -240,7 +291,11 @@ def tutorial_gru(additive):
                 hidden = self.dropout(torch.tanh(self.combine(torch.cat([output, context], -1))))
                 logits = self.projection(hidden[:, 0])
                 loss = loss + F.cross_entropy(
-                    logits, batch.target_out[:, step], ignore_index=PAD, label_smoothing=SMOOTHING, reduction="sum"
+                    logits,
+                    batch.target_out[:, step],
+                    ignore_index=PAD,
+                    label_smoothing=SMOOTHING,
+                    reduction="sum",
                 )
             return loss / batch.target_mask.sum()
 
@@ -302,23 +357,38 @@ def transformer_flops(batch) -> float:
     target, real = batch.target_in.shape[1], int(batch.target_mask.sum())
     layer = 4 * HIDDEN**2 + 2 * HIDDEN * FEED_FORWARD
     encoder = LAYERS * rows * source * (layer + 2 * source * HIDDEN)
-    decoder = LAYERS * rows * (target * (layer + 2 * HIDDEN**2 + 2 * (target + source) * HIDDEN) + source * 2 * HIDDEN**2)
+    decoder = (
+        LAYERS
+        * rows
+        * (
+            target * (layer + 2 * HIDDEN**2 + 2 * (target + source) * HIDDEN)
+            + source * 2 * HIDDEN**2
+        )
+    )
     return 3 * 2 * (encoder + decoder + real * HIDDEN * VOCABULARY)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kind", choices=CONTESTANTS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batches", type=int, default=30)
     parser.add_argument("--warm-up", type=int, default=3)
     options = parser.parse_args()
-    names = [name for name in CONTESTANTS[options.kind] if name != "marian" or importlib.util.find_spec("transformers")]
+    names = [
+        name
+        for name in CONTESTANTS[options.kind]
+        if name != "marian" or importlib.util.find_spec("transformers")
+    ]
     context = multiprocessing.get_context("spawn")
     pipes = {}
     for name in names:
         pipes[name], other = context.Pipe()
-        context.Process(target=live, args=(options.kind, name, options.threads, other), daemon=True).start()
+        context.Process(
+            target=live, args=(options.kind, name, options.threads, other), daemon=True
+        ).start()
     parameters = {name: pipe.recv() for name, pipe in pipes.items()}
     total = options.batches + options.warm_up
     for pipe in pipes.values():
@@ -340,7 +410,9 @@ def main() -> None:
         pipe.send(None)
     measured = range(options.warm_up, total)
     tokens = [int(batch.target_mask.sum()) for batch in data]
-    print(f"{options.kind}, {options.threads} threads, {options.batches} batches of about {BATCH_TOKENS} target tokens")
+    print(
+        f"{options.kind}, {options.threads} threads, {options.batches} batches of about {BATCH_TOKENS} target tokens"
+    )
     for name in names:
         speed = statistics.median(tokens[i] / seconds[name][i] for i in measured)
         line = f"{name:18} {parameters[name]:>10,} parameters  {speed:>8,.0f} tokens/s"
@@ -352,7 +424,9 @@ def main() -> None:
     if options.kind == "transformer":
         shares = [transformer_flops(data[i]) / seconds["mtcli"][i] / peaks[i] for i in measured]
         peak = statistics.median(peaks) / 1e9
-        print(f"mtcli reaches {statistics.median(shares):.0%} of the matmul peak, {peak:.0f} GFLOP/s")
+        print(
+            f"mtcli reaches {statistics.median(shares):.0%} of the matmul peak, {peak:.0f} GFLOP/s"
+        )
 
 
 if __name__ == "__main__":

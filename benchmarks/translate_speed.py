@@ -36,7 +36,9 @@ LENGTHS = "lengths.json"  # target tokens of each line as mtcli translates it gr
 PAUSE = 0.5  # seconds before each job: the threads of the one before wait for more work, busily, for up to 0.2
 AT_ONCE = 64  # sentences, by CTranslate2 and Hugging Face
 
-Translate = Callable[[list[int], int], tuple[list[int], int]]  # line numbers, beam -> sentences done, target tokens
+Translate = Callable[
+    [list[int], int], tuple[list[int], int]
+]  # line numbers, beam -> sentences done, target tokens
 
 
 def mtcli_contestant(options, lines: list[str], export: str):
@@ -51,14 +53,17 @@ def mtcli_contestant(options, lines: list[str], export: str):
     return translate
 
 
-def ct2_contestant(options, lines: list[str], export: str, compute_type: str, workers: bool = False):
+def ct2_contestant(
+    options, lines: list[str], export: str, compute_type: str, workers: bool = False
+):
     import ctranslate2
     import sentencepiece
 
     files = [Path(export, "tokenizer", f"{side}.model") for side in ("source", "target")]
     shared = Path(export, "tokenizer", "shared.model")
     source, target = (
-        sentencepiece.SentencePieceProcessor(model_file=str(shared if shared.exists() else file)) for file in files
+        sentencepiece.SentencePieceProcessor(model_file=str(shared if shared.exists() else file))
+        for file in files
     )
     inter, intra = (options.threads, 1) if workers else (1, options.threads)
     translator = ctranslate2.Translator(
@@ -90,7 +95,9 @@ def hf_contestant(options, lines: list[str], export: str, tuned: bool = False):
         devices.prepare("cpu", options.threads, kernels=256)
     run = Run.open(options.run)
     ours, sides = run.config.model, codec.load(run.path / "tokenizer", run.config)
-    sources = [[*sides[0].vocabulary.encode(sides[0].tokenizer.tokenize(line)), EOS] for line in lines]
+    sources = [
+        [*sides[0].vocabulary.encode(sides[0].tokenizer.tokenize(line)), EOS] for line in lines
+    ]
     lengths = json.loads(Path(export, LENGTHS).read_text())
     config = MarianConfig(
         vocab_size=max(len(side.vocabulary) for side in sides), d_model=ours.hidden_size,
@@ -128,7 +135,11 @@ CONTESTANTS = {
     "hf": (hf_contestant, ()),
     "hf-tuned": (hf_contestant, (True,)),
 }
-PACKAGES = {"mtcli": "mtcli", "hf": "transformers", "hf-tuned": "transformers"}  # the others': ctranslate2
+PACKAGES = {
+    "mtcli": "mtcli",
+    "hf": "transformers",
+    "hf-tuned": "transformers",
+}  # the others': ctranslate2
 
 
 def live(name: str, options, lines: list[str], export: str, pipe) -> None:
@@ -150,28 +161,43 @@ def live(name: str, options, lines: list[str], export: str, pipe) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", type=Path, required=True, help="a run directory")
-    parser.add_argument("--input", type=Path, required=True, help="sentences to translate, one a line")
+    parser.add_argument(
+        "--input", type=Path, required=True, help="sentences to translate, one a line"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--singles", type=int, default=50, help="lines that are also translated one by one")
+    parser.add_argument(
+        "--singles", type=int, default=50, help="lines that are also translated one by one"
+    )
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the contestants, before their libraries are loaded
+    os.environ["OMP_NUM_THREADS"] = str(
+        options.threads
+    )  # of the contestants, before their libraries are loaded
 
     from mtcli import config as configs
     from mtcli.text.corpus import read_lines
 
     lines = [line for line in read_lines(options.input) if line.strip()]
-    names = [name for name in CONTESTANTS if name in options.contestants and importlib.util.find_spec(PACKAGES.get(name, "ctranslate2"))]
+    names = [
+        name
+        for name in CONTESTANTS
+        if name in options.contestants
+        and importlib.util.find_spec(PACKAGES.get(name, "ctranslate2"))
+    ]
     if configs.load(options.run / "config.yaml").model.type != "transformer":
         names = ["mtcli"]
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         export = str(Path(folder, "exported"))
-        maker = context.Process(target=prepare, args=(options.run, lines, export, bool(set(names) - set(PACKAGES))))
+        maker = context.Process(
+            target=prepare, args=(options.run, lines, export, bool(set(names) - set(PACKAGES)))
+        )
         maker.start()
         maker.join()
         pipes = {}
@@ -180,7 +206,9 @@ def main() -> None:
             context.Process(target=live, args=(name, options, lines, export, other)).start()
             pipes[name].recv()
 
-        print(f"{options.run}, {len(lines):,} lines, {options.threads} threads, {options.rounds} rounds after one to warm up")
+        print(
+            f"{options.run}, {len(lines):,} lines, {options.threads} threads, {options.rounds} rounds after one to warm up"
+        )
         for job in options.jobs:
             speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
             for turn in range(options.rounds + 1):
@@ -204,7 +232,9 @@ def prepare(run: Path, lines: list[str], path: str, exported: bool) -> None:
         export(Run.open(run), Path(path), "ctranslate2")
     Path(path).mkdir(exist_ok=True)
     results = Translator.load(run, "cpu").translate(lines, beam_size=1)
-    Path(path, LENGTHS).write_text(json.dumps([len(each.hypotheses[0].tokens) + 1 for each in results]))
+    Path(path, LENGTHS).write_text(
+        json.dumps([len(each.hypotheses[0].tokens) + 1 for each in results])
+    )
 
 
 def report(job: str, speeds: dict[str, list[tuple[float, float]]]) -> None:

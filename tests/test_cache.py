@@ -31,16 +31,25 @@ def codec(kind: str, **options) -> Codec:
     pieces = tokenizer.pieces()
     if pieces is not None:
         return Codec(tokenizer, Vocabulary(pieces))
-    return Codec(tokenizer, Vocabulary.build({token: 1 for line in LINES for token in tokenizer.tokenize(line)}))
+    return Codec(
+        tokenizer,
+        Vocabulary.build({token: 1 for line in LINES for token in tokenizer.tokenize(line)}),
+    )
 
 
 SUBWORD = codec("subword", vocabulary_size=300, dropout=0.2)
-CODECS = {"char": (codec("char"),) * 2, "word and subword": (codec("word"), SUBWORD), "subword": (SUBWORD, SUBWORD)}
+CODECS = {
+    "char": (codec("char"),) * 2,
+    "word and subword": (codec("word"), SUBWORD),
+    "subword": (SUBWORD, SUBWORD),
+}
 CHAR = CODECS["char"]
 
 
 def write(path: Path, *pairs: tuple[str, str]) -> TSV:
-    path.write_text("".join(f"{source}\t{target}\n" for source, target in pairs), encoding="utf-8", newline="\n")
+    path.write_text(
+        "".join(f"{source}\t{target}\n" for source, target in pairs), encoding="utf-8", newline="\n"
+    )
     return TSV(path=str(path))
 
 
@@ -58,13 +67,26 @@ TEXT = st.one_of(st.sampled_from(LINES), st.text(CHARACTERS))
 
 
 @pytest.mark.parametrize("kind", CODECS)
-@given(corpora=st.lists(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=9), min_size=1, max_size=3))
+@given(
+    corpora=st.lists(
+        st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=9), min_size=1, max_size=3
+    )
+)
 def test_it_holds_what_encoding_every_pair_gives(kind, corpora, tmp_path_factory):
     folder, codecs = tmp_path_factory.mktemp("cache"), CODECS[kind]
-    parts = [write(folder / f"{number}.tsv", ("a", "b"), *pairs) for number, pairs in enumerate(corpora)]
-    kept = [[("a", "b"), *(pair for pair in pairs if pair[0].strip() and pair[1].strip())] for pairs in corpora]
+    parts = [
+        write(folder / f"{number}.tsv", ("a", "b"), *pairs) for number, pairs in enumerate(corpora)
+    ]
     kept = [
-        [pair for pair in pairs if all(len(side.encode(text)) <= 31 for side, text in zip(codecs, pair))]
+        [("a", "b"), *(pair for pair in pairs if pair[0].strip() and pair[1].strip())]
+        for pairs in corpora
+    ]
+    kept = [
+        [
+            pair
+            for pair in pairs
+            if all(len(side.encode(text)) <= 31 for side, text in zip(codecs, pair))
+        ]
         for pairs in kept
     ]
     for _ in range(2):  # built, then read
@@ -80,10 +102,14 @@ def test_it_holds_what_encoding_every_pair_gives(kind, corpora, tmp_path_factory
 
 
 def test_ids_of_large_vocabularies_fit(tmp_path):
-    large = Codec(TOKENIZERS["word"](Words()), Vocabulary.build({f"w{number}": 1 for number in range(70_000)}))
+    large = Codec(
+        TOKENIZERS["word"](Words()), Vocabulary.build({f"w{number}": 1 for number in range(70_000)})
+    )
     texts = ["w69999 w0", "w35000"]
     part = write(tmp_path / "a.tsv", *zip(texts, texts))
-    assert rows(cache.load(tmp_path / "cache", [part], (large, large), 9), "target") == [large.encode(t) for t in texts]
+    assert rows(cache.load(tmp_path / "cache", [part], (large, large), 9), "target") == [
+        large.encode(t) for t in texts
+    ]
 
 
 def test_several_processes_give_the_same_in_the_same_order(tmp_path, monkeypatch):
@@ -118,11 +144,15 @@ def test_a_corpus_that_moved_or_was_touched_is_recognised_by_its_content(tmp_pat
     cache.load(tmp_path / "cache", [TSV(path=str(tmp_path / "b.tsv"))], CHAR, 99)
 
 
-@pytest.mark.parametrize("change", ["text", "column", "order", "limit", "tokenizer", "vocabulary", "sampling"])
+@pytest.mark.parametrize(
+    "change", ["text", "column", "order", "limit", "tokenizer", "vocabulary", "sampling"]
+)
 def test_whatever_decides_the_ids_builds_it_anew(tmp_path, change):
     def corpora():
         both = [("x.tsv", "a"), ("y.tsv", "b")]
-        return [write(tmp_path / name, ("ab", "c"), ("c", "abc"), (text, text)) for name, text in both]
+        return [
+            write(tmp_path / name, ("ab", "c"), ("c", "abc"), (text, text)) for name, text in both
+        ]
 
     parts, codecs, limit = corpora(), (SUBWORD, SUBWORD), 9
     before = cache.load(tmp_path / "cache", parts, codecs, limit)
@@ -143,11 +173,16 @@ def test_whatever_decides_the_ids_builds_it_anew(tmp_path, change):
         codecs = (codec("subword", vocabulary_size=300), SUBWORD)
     after = cache.load(tmp_path / "cache", parts, codecs, limit)
     assert (tmp_path / "cache/ids/manifest.json").read_bytes() != manifest
-    texts = [line.split("\t") for part in parts for line in Path(part.path).read_text().splitlines()]
+    texts = [
+        line.split("\t") for part in parts for line in Path(part.path).read_text().splitlines()
+    ]
     first = 1 if change == "column" else 0
     sources = [pair[first if number < 3 else 0] for number, pair in enumerate(texts)]
     expected = [codecs[0].encode(text) for text in sources]
-    assert rows(after, "source") == [ids for ids in expected if len(ids) <= limit + 1] or change == "limit"
+    assert (
+        rows(after, "source") == [ids for ids in expected if len(ids) <= limit + 1]
+        or change == "limit"
+    )
     assert change != "limit" or after["pairs"].sum() < before["pairs"].sum()
     assert rows(before, "source")  # what is mapped stays readable when the files are replaced
 
@@ -177,14 +212,24 @@ def damages() -> dict[str, object]:
             "pipe": pipe, "folder": folder}  # fmt: skip
 
 
-FILES = ["manifest.json", "pairs", "source.values", "source.starts", "target.values", "target.starts"]
+FILES = [
+    "manifest.json",
+    "pairs",
+    "source.values",
+    "source.starts",
+    "target.values",
+    "target.starts",
+]
 
 
 @pytest.mark.parametrize("damage", damages())
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_damaged_is_built_anew(tmp_path, name, damage):
     part = write(tmp_path / "a.tsv", *zip(LINES, LINES))
-    first = {key: array.tolist() for key, array in cache.load(tmp_path / "cache", [part], CHAR, 99).items()}
+    first = {
+        key: array.tolist()
+        for key, array in cache.load(tmp_path / "cache", [part], CHAR, 99).items()
+    }
     damages()[damage](tmp_path / "cache/ids" / name)
     again = cache.load(tmp_path / "cache", [part], CHAR, 99)
     assert {key: array.tolist() for key, array in again.items()} == first
@@ -210,7 +255,10 @@ def test_what_is_damaged_is_built_anew(tmp_path, name, damage):
 )
 def test_a_stranger_who_can_compute_checksums_is_not_believed(tmp_path, name, position, value):
     part = write(tmp_path / "a.tsv", *zip(LINES, LINES))
-    first = {key: array.tolist() for key, array in cache.load(tmp_path / "cache", [part], CHAR, 99).items()}
+    first = {
+        key: array.tolist()
+        for key, array in cache.load(tmp_path / "cache", [part], CHAR, 99).items()
+    }
     ids = tmp_path / "cache/ids"
     array = np.fromfile(ids / name, cache._forms(CHAR)[name])
     array[position] = value
@@ -222,7 +270,9 @@ def test_a_stranger_who_can_compute_checksums_is_not_believed(tmp_path, name, po
     assert {key: array.tolist() for key, array in again.items()} == first
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"[" * 100_000, b"\xff", b'{"%s": {"stamp": 1}}', b'{"%s": 3}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b"[" * 100_000, b"\xff", b'{"%s": {"stamp": 1}}', b'{"%s": 3}']
+)
 def test_a_nonsensical_memory_of_files_is_forgotten(tmp_path, content):
     part = write(tmp_path / "a.tsv", *zip(LINES, LINES))
     cache.load(tmp_path / "cache", [part], CHAR, 99)
@@ -271,7 +321,12 @@ def test_what_cannot_be_read_or_written_is_named(tmp_path):
     (tmp_path / "short").write_text("a\n")
     (tmp_path / "long").write_text("a\nb\n")
     with pytest.raises(UserError, match="short: ends after line 1"):
-        cache.load(tmp_path / "cache", [Plain(source=str(tmp_path / "short"), target=str(tmp_path / "long"))], CHAR, 9)
+        cache.load(
+            tmp_path / "cache",
+            [Plain(source=str(tmp_path / "short"), target=str(tmp_path / "long"))],
+            CHAR,
+            9,
+        )
     assert not (tmp_path / "cache/ids.aside").exists() and not (tmp_path / "cache/ids").exists()
 
 
@@ -328,5 +383,7 @@ def test_two_builders_and_one_that_is_killed(tmp_path):
     both = [builder(tmp_path, die_at=-1) for _ in range(2)]
     told = [process.communicate()[0].split() for process in both]
     assert [int(total) for total, _ in told] == [expected] * 2
-    assert sorted(int(writes) > 0 for _, writes in told) == [False, True], "one builds, the other uses what it built"
+    assert sorted(int(writes) > 0 for _, writes in told) == [False, True], (
+        "one builds, the other uses what it built"
+    )
     assert not (tmp_path / "cache/ids.aside").exists()

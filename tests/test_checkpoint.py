@@ -21,7 +21,9 @@ from mtcli.run.directory import FILES, MANIFEST, MODEL, STATE, TENSORS, Run, loa
 from mtcli.support.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-KILLS = int(os.environ.get("MTCLI_KILLS", 10))  # at random moments, beside those at every step of a save
+KILLS = int(
+    os.environ.get("MTCLI_KILLS", 10)
+)  # at random moments, beside those at every step of a save
 
 YAML = """
 data: {train: train.tsv, validation: validation.tsv}
@@ -57,12 +59,18 @@ def whole(checkpoint, update: int) -> bool:
     model, tensors, state = contents(update)
     assert (checkpoint.update, checkpoint.state) == (update, state)
     for saved, wanted in ((checkpoint.model, model), (checkpoint.tensors, tensors)):
-        assert saved.keys() == wanted.keys() and all(torch.equal(saved[name], wanted[name]) for name in wanted)
+        assert saved.keys() == wanted.keys() and all(
+            torch.equal(saved[name], wanted[name]) for name in wanted
+        )
     return True
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def sign(folder: Path) -> None:
@@ -84,13 +92,20 @@ def test_every_kind_of_tensor_comes_back_exactly(run):
         "float64": torch.randn(3, dtype=torch.float64),
         "transposed": torch.randn(3, 4).t(),
     }
-    tensors = {"scalar": torch.tensor(3.0), "int64": torch.tensor(2**62 + 1), "empty": torch.zeros(0, 4)}
+    tensors = {
+        "scalar": torch.tensor(3.0),
+        "int64": torch.tensor(2**62 + 1),
+        "empty": torch.zeros(0, 4),
+    }
     run.save_checkpoint(3, model, tensors, {"ä": [1, 0.1 + 0.2, None, "\ud800"]})
     saved = run.load_checkpoint("newest", training=True)
     for there, wanted in ((saved.model, model), (saved.tensors, tensors)):
         for name, tensor in wanted.items():
             assert there[name].dtype == tensor.dtype and there[name].shape == tensor.shape
-            assert there[name].contiguous().view(-1).tolist().__repr__() == tensor.reshape(-1).tolist().__repr__()
+            assert (
+                there[name].contiguous().view(-1).tolist().__repr__()
+                == tensor.reshape(-1).tolist().__repr__()
+            )
     assert saved.state == {"ä": [1, 0.1 + 0.2, None, "\ud800"]}
 
 
@@ -110,19 +125,25 @@ def test_tied_weights_are_saved_once_and_stay_tied(run):
     run.save_checkpoint(3, to_tensors(model), {}, {})
     load_into(other, run.load_checkpoint(3, training=False, model=other).model)
     assert other.projection.weight is other.embedding.weight
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values())
+    )
 
 
 def test_a_model_of_another_form_is_refused_without_a_substitute(run):
     run.save_checkpoint(3, to_tensors(Tied(5)), {}, {})
     with torch.device("meta"):
         form = Tied(6)
-    with pytest.raises(UserError, match=r"'embedding.weight': there is float32 5 × 4, expected float32 6 × 4"):
+    with pytest.raises(
+        UserError, match=r"'embedding.weight': there is float32 5 × 4, expected float32 6 × 4"
+    ):
         run.load_checkpoint("newest", training=False, model=form)
     with pytest.raises(UserError, match="expected float64 5 × 4"):
         run.load_checkpoint("newest", training=False, model=Tied(5).double())
     with pytest.raises(UserError, match="'count': there is nothing, expected int64 scalar"):
-        load_into(Tied(), {name: tensor for name, tensor in to_tensors(Tied()).items() if name != "count"})
+        load_into(
+            Tied(), {name: tensor for name, tensor in to_tensors(Tied()).items() if name != "count"}
+        )
 
 
 def test_reading_for_translation_needs_the_model_only(run):
@@ -160,8 +181,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run, caplog, n
     else:
         path.unlink()
     assert whole(run.load_checkpoint("newest", training=True), 1)
-    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warning.startswith("Checkpoint 2 is damaged") and name in warning and "Checkpoint 1 is used" in warning
+    (warning,) = [
+        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
+    ]
+    assert (
+        warning.startswith("Checkpoint 2 is damaged")
+        and name in warning
+        and "Checkpoint 1 is used" in warning
+    )
     with pytest.raises(UserError, match="Checkpoint 2 is damaged"):
         run.load_checkpoint(2, training=True)
 
@@ -183,7 +210,9 @@ def test_where_nothing_is_whole_nothing_is_touched(run):
     for update in (1, 2):
         (run.path / f"checkpoints/{update}" / MODEL).write_bytes(b"")
     before = snapshot(run.path)
-    with pytest.raises(UserError, match="No checkpoint of .*run can be used; nothing was changed.\n.*2 .*\n.*1 "):
+    with pytest.raises(
+        UserError, match="No checkpoint of .*run can be used; nothing was changed.\n.*2 .*\n.*1 "
+    ):
         run.load_checkpoint("newest", training=True)
     run.prune(1)
     assert snapshot(run.path) == before
@@ -199,7 +228,12 @@ def test_the_best_is_preferred_and_replaced_when_it_cannot_be_used(run, caplog):
     (run.path / "best.json").write_text('{"update": "1"}')
     assert run.load_checkpoint("best", training=False).update == 2
     messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == 3 and "damaged" in messages[0] and "gone" in messages[1] and "best.json" in messages[2]
+    assert (
+        len(messages) == 3
+        and "damaged" in messages[0]
+        and "gone" in messages[1]
+        and "best.json" in messages[2]
+    )
     (run.path / "best.json").unlink()
     assert run.load_checkpoint("best", training=False).update == 2 and run.best is None
 
@@ -313,9 +347,18 @@ HUGE = {"weight": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 2**62]}
     "name, data",
     [
         (MODEL, header(HUGE)),
-        (MODEL, header({"weight": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 4]}}, b"1234")),
-        (MODEL, header({"weight": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 0]}})),
-        (MODEL, header({"weight": {"dtype": "PICKLE", "shape": [1], "data_offsets": [0, 4]}}, b"1234")),
+        (
+            MODEL,
+            header({"weight": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 4]}}, b"1234"),
+        ),
+        (
+            MODEL,
+            header({"weight": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 0]}}),
+        ),
+        (
+            MODEL,
+            header({"weight": {"dtype": "PICKLE", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
+        ),
         (MODEL, struct.pack("<Q", 2**63) + b"{}"),
         (MODEL, struct.pack("<Q", 2**40) + b"{}"),
         (MODEL, b"\x80\x04\x95"),
@@ -411,7 +454,9 @@ def test_a_run_goes_on_with_its_config_and_with_what_may_change(run):
         Run.create(run.path, wider, config(wider))
     assert snapshot(run.path) == before
     shutil.rmtree(run.path / "checkpoints")
-    assert Run.create(run.path, wider, config(wider)).config == config(wider), "nothing was trained yet"
+    assert Run.create(run.path, wider, config(wider)).config == config(wider), (
+        "nothing was trained yet"
+    )
     assert not (run.path / "tokenizer").exists()
 
 
@@ -424,7 +469,10 @@ def test_what_is_no_run_is_told(run, tmp_path):
     with pytest.raises(UserError, match="no model yet: it lacks checkpoints"):
         Run.open(run.path)
     (tmp_path / "file").write_text("")
-    for use in (lambda: Run.open(tmp_path / "file"), lambda: Run.create(tmp_path / "file", YAML, config())):
+    for use in (
+        lambda: Run.open(tmp_path / "file"),
+        lambda: Run.create(tmp_path / "file", YAML, config()),
+    ):
         with pytest.raises(UserError, match=f"{tmp_path / 'file'}"):
             use()
     with pytest.raises(UserError):
@@ -484,7 +532,10 @@ def test_a_broken_line_of_the_log_is_named(run):
 
 
 def python(code: str, *arguments, **options) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **options)
 
@@ -503,7 +554,9 @@ def test_a_living_training_locks_its_run_and_a_dead_one_does_not(run):
     try:
         assert holder.stdout.readline() == "held\n"
         for use in (lambda: run.lock().__enter__(), lambda: Run.create(run.path, YAML, config())):
-            with pytest.raises(UserError, match=f"Another training is running on .*run \\(process {holder.pid}\\)"):
+            with pytest.raises(
+                UserError, match=f"Another training is running on .*run \\(process {holder.pid}\\)"
+            ):
                 use()
         assert whole(run.load_checkpoint("newest", training=True), 2)  # reading is free
     finally:
@@ -538,7 +591,9 @@ def test_a_full_disk_is_told_and_loses_nothing(run):
         before = snapshot(run.path)
     out, _ = python(FULL, run.path).communicate(timeout=60)
     first, *rest = out.splitlines()
-    assert first.startswith(f"{run.path}/checkpoints/3: the checkpoint could not be written: File too large")
+    assert first.startswith(
+        f"{run.path}/checkpoints/3: the checkpoint could not be written: File too large"
+    )
     assert "that of update 2 is untouched" in first and "to continue" in first
     named = [line.split(" cannot ")[0] for line in rest]
     assert named == [str(run.path / name) for name in ("log.jsonl", "best.json", "tokenizer")]

@@ -17,9 +17,15 @@ import tiny
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
-def mtcli(folder: Path, *arguments: str | Path, stdin: bytes = b"", status: int = 0) -> subprocess.CompletedProcess:
+def mtcli(
+    folder: Path, *arguments: str | Path, stdin: bytes = b"", status: int = 0
+) -> subprocess.CompletedProcess:
     done = subprocess.run(
-        [sys.executable, "-m", "mtcli", *map(str, arguments)], cwd=folder, input=stdin, capture_output=True, env=ENVIRONMENT
+        [sys.executable, "-m", "mtcli", *map(str, arguments)],
+        cwd=folder,
+        input=stdin,
+        capture_output=True,
+        env=ENVIRONMENT,
     )
     assert done.returncode == status, done.stderr.decode()
     assert b"Traceback" not in done.stderr
@@ -39,7 +45,15 @@ def folder(tmp_path_factory) -> Path:
     done = mtcli(folder, "train", "--config", "tiny.yaml")
     assert done.stdout == b"", "results only go to stdout, and training has none"
     told = done.stderr.decode()
-    for part in ("parameters", "update 40", "tokens/s", "best so far", "hypothesis", "finished: runs/tiny", "mtcli eval"):
+    for part in (
+        "parameters",
+        "update 40",
+        "tokens/s",
+        "best so far",
+        "hypothesis",
+        "finished: runs/tiny",
+        "mtcli eval",
+    ):
         assert part in told
     return folder
 
@@ -58,7 +72,9 @@ def test_translate_takes_words_a_file_and_stdin_and_gives_the_same(folder):
 
 
 def test_one_line_in_is_one_line_out(folder):
-    (folder / "odd.txt.gz").write_bytes(gzip.compress("ab\r\n\r\n  \nc\u2028d\n\ufeffe\nf".encode()))
+    (folder / "odd.txt.gz").write_bytes(
+        gzip.compress("ab\r\n\r\n  \nc\u2028d\n\ufeffe\nf".encode())
+    )
     done = mtcli(folder, "translate", "--input", "odd.txt.gz")
     translated = lines(done)
     assert len(translated) == 6
@@ -72,7 +88,9 @@ def test_json_holds_what_programs_need(folder):
     assert (first["line"], first["source"]) == (1, "abc")
     hypotheses = first["hypotheses"]
     assert len({each["text"] for each in hypotheses}) == 3
-    assert [each["score"] for each in hypotheses] == sorted((each["score"] for each in hypotheses), reverse=True)
+    assert [each["score"] for each in hypotheses] == sorted(
+        (each["score"] for each in hypotheses), reverse=True
+    )
     for each in hypotheses:
         assert each["log_probability"] < 0 and each["text"] == "".join(each["tokens"])
         assert len(each["attention"]) == len(each["tokens"]) + 1
@@ -90,7 +108,11 @@ def test_n_best_as_text(folder):
 
 def test_sampling_follows_its_seed(folder):
     def draw(seed: int, *texts: str) -> list[str]:
-        return lines(mtcli(folder, "translate", "--sample", "--temperature", "2", "--seed", str(seed), *texts))
+        return lines(
+            mtcli(
+                folder, "translate", "--sample", "--temperature", "2", "--seed", str(seed), *texts
+            )
+        )
 
     texts = ["abc", "fed", "abc", "dab"]
     assert draw(1, *texts) == draw(1, *texts) == draw(1, *texts[:2]) + draw(1, *texts)[2:]
@@ -101,7 +123,9 @@ def test_eval_prints_a_table_and_json(folder):
     table = mtcli(folder, "eval").stdout.decode()
     for part in ("8 sentences", "bleu", "chrf", "ter", "exact_match", "perplexity", "tok:13a"):
         assert part in table
-    done = mtcli(folder, "eval", "--data", "validation.tsv", "--json", "--metrics", "chrf,exact_match")
+    done = mtcli(
+        folder, "eval", "--data", "validation.tsv", "--json", "--metrics", "chrf,exact_match"
+    )
     result = json.loads(done.stdout)
     assert result["sentences"] == 8 and set(result["signatures"]) == {"chrf", "exact_match"}
     assert 0 <= result["chrf"] <= 100 and result["perplexity"] > 1
@@ -116,30 +140,67 @@ def test_eval_of_files_with_several_references(folder):
     one = ["eval", "--source", "source", "--reference", "wrong", "--json"]
     assert json.loads(mtcli(folder, *one).stdout)["exact_match"] == 0
     share = 100 * sum(map(bool, hypotheses)) / 8
-    assert json.loads(mtcli(folder, *one, "--reference", "right").stdout)["exact_match"] == share > 0
+    assert (
+        json.loads(mtcli(folder, *one, "--reference", "right").stdout)["exact_match"] == share > 0
+    )
 
 
 def test_eval_against_another_run(folder):
     if not (folder / "runs/other").exists():
-        mtcli(folder, "train", "--config", "tiny.yaml", "--run", "runs/other", "--set", "training.max_updates=2")
-    done = mtcli(folder, "eval", "--run", "runs/tiny", "--against", "runs/other", "--metrics", "chrf", "--json")
+        mtcli(
+            folder,
+            "train",
+            "--config",
+            "tiny.yaml",
+            "--run",
+            "runs/other",
+            "--set",
+            "training.max_updates=2",
+        )
+    done = mtcli(
+        folder,
+        "eval",
+        "--run",
+        "runs/tiny",
+        "--against",
+        "runs/other",
+        "--metrics",
+        "chrf",
+        "--json",
+    )
     first, second = json.loads(done.stdout)["comparison"]
     assert (first["system"], second["system"]) == ("runs/other", "runs/tiny")
     assert 0 <= second["p_value"] <= 1
 
 
 def test_build_vocab_reports_and_train_uses_it(folder):
-    table = mtcli(folder, "build-vocab", "--config", "tiny.yaml", "--run", "runs/vocab").stdout.decode()
+    table = mtcli(
+        folder, "build-vocab", "--config", "tiny.yaml", "--run", "runs/vocab"
+    ).stdout.decode()
     assert "coverage" in table and "100.00%" in table and "source, validation" in table
     before = {path: path.read_bytes() for path in (folder / "runs/vocab/tokenizer").iterdir()}
     mtcli(folder, "train", "--config", "tiny.yaml", "--run", "runs/vocab")
-    assert {path: path.read_bytes() for path in (folder / "runs/vocab/tokenizer").iterdir()} == before
+    assert {
+        path: path.read_bytes() for path in (folder / "runs/vocab/tokenizer").iterdir()
+    } == before
 
 
 def test_a_signal_saves_and_the_same_command_continues(folder):
-    command = ["train", "--config", "tiny.yaml", "--run", "runs/stopped", "--set", "training.max_updates=2000"]
+    command = [
+        "train",
+        "--config",
+        "tiny.yaml",
+        "--run",
+        "runs/stopped",
+        "--set",
+        "training.max_updates=2000",
+    ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mtcli", *command], cwd=folder, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True
+        [sys.executable, "-m", "mtcli", *command],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        text=True,
     )
     for line in process.stderr:
         if line.startswith("update"):
@@ -148,8 +209,12 @@ def test_a_signal_saves_and_the_same_command_continues(folder):
     rest = process.stderr.read()
     process.stderr.close()
     assert process.wait() == 143
-    assert "saved up to update" in rest and "mtcli train --config tiny.yaml --run runs/stopped" in rest
-    changed = mtcli(folder, *command, "--set", "training.schedule=constant", status=1).stderr.decode()
+    assert (
+        "saved up to update" in rest and "mtcli train --config tiny.yaml --run runs/stopped" in rest
+    )
+    changed = mtcli(
+        folder, *command, "--set", "training.schedule=constant", status=1
+    ).stderr.decode()
     assert "training.schedule.type: 'inverse_sqrt' -> 'constant'" in changed
     saved = int(rest.split("saved up to update ")[1].split(";")[0].replace(",", ""))
     again = mtcli(folder, *command[:-1], f"training.max_updates={saved + 2}").stderr.decode()
@@ -162,7 +227,12 @@ def test_the_prompt_on_a_terminal(folder):
     master, slave = pty.openpty()
     environment = {**ENVIRONMENT, "XDG_STATE_HOME": str(folder / "state"), "TERM": "dumb"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "mtcli", "translate"], cwd=folder, stdin=slave, stdout=slave, stderr=subprocess.PIPE, env=environment
+        [sys.executable, "-m", "mtcli", "translate"],
+        cwd=folder,
+        stdin=slave,
+        stdout=slave,
+        stderr=subprocess.PIPE,
+        env=environment,
     )
     os.close(slave)
     os.write(master, b"abc\nfed\n\n")
@@ -189,7 +259,11 @@ def test_the_prompt_on_a_terminal(folder):
         (["translate", "--input", "nothing.txt"], 1, "nothing.txt"),
         (["translate", "--input", "."], 1, "directory"),
         (["translate", "--input", "bad.txt"], 1, "bad.txt:2"),
-        (["translate", "--input", "source", "--output", "nowhere/out"], 1, "nowhere/out cannot be written"),
+        (
+            ["translate", "--input", "source", "--output", "nowhere/out"],
+            1,
+            "nowhere/out cannot be written",
+        ),
         (["translate", "a", "--input", "b"], 2, "not both"),
         (["translate", "a", "--beam-size", "0"], 2, "beam-size"),
         (["translate", "a", "--top-p", "0.5"], 2, "--sample"),
@@ -201,10 +275,42 @@ def test_the_prompt_on_a_terminal(folder):
         (["eval", "--data", "empty.tsv"], 1, "empty"),
         (["eval", "--metrics", "blue"], 1, "bleu"),
         (["train", "--config", "nothing.yaml"], 1, "nothing.yaml"),
-        (["train", "--config", "tiny.yaml", "--set", "model.hiden_size=3", "--run", "runs/none"], 1, "hidden_size"),
-        (["train", "--config", "tiny.yaml", "--set", "data.train=nothing.tsv", "--run", "runs/none"], 1, "nothing.tsv"),
-        (["train", "--config", "tiny.yaml", "--set", "data.train=empty.tsv", "--run", "runs/empty"], 1, "empty.tsv"),
-        (["train", "--config", "tiny.yaml", "--set", "data.train=one.tsv", "--run", "runs/one"], 1, "one.tsv:1"),
+        (
+            ["train", "--config", "tiny.yaml", "--set", "model.hiden_size=3", "--run", "runs/none"],
+            1,
+            "hidden_size",
+        ),
+        (
+            [
+                "train",
+                "--config",
+                "tiny.yaml",
+                "--set",
+                "data.train=nothing.tsv",
+                "--run",
+                "runs/none",
+            ],
+            1,
+            "nothing.tsv",
+        ),
+        (
+            [
+                "train",
+                "--config",
+                "tiny.yaml",
+                "--set",
+                "data.train=empty.tsv",
+                "--run",
+                "runs/empty",
+            ],
+            1,
+            "empty.tsv",
+        ),
+        (
+            ["train", "--config", "tiny.yaml", "--set", "data.train=one.tsv", "--run", "runs/one"],
+            1,
+            "one.tsv:1",
+        ),
         (["train"], 2, "--config"),
         (["fly"], 2, "fly"),
     ],
@@ -223,18 +329,30 @@ def test_what_is_wrong_is_said_in_words(folder, arguments, status, message):
 def test_help_and_version_load_no_torch():
     for argument in ("--help", "--version"):
         code = f"import sys; sys.argv = ['mtcli', '{argument}']\nfrom mtcli import cli\ntry:\n    cli.main()\nfinally:\n    assert not {{'torch', 'pydantic', 'rich'}} & set(sys.modules)"
-        subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-c", code], env=ENVIRONMENT, check=True, capture_output=True
+        )
 
 
 def test_schema_is_json():
-    assert json.loads(mtcli(Path("."), "schema").stdout)["properties"].keys() >= {"data", "model", "training"}
+    assert json.loads(mtcli(Path("."), "schema").stdout)["properties"].keys() >= {
+        "data",
+        "model",
+        "training",
+    }
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full, as on Linux")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="a disk that is always full, as on Linux"
+)
 def test_output_that_cannot_be_written_is_a_failure(folder):
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "mtcli", "translate", "--run", "runs/tiny", "abc"], cwd=folder, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT
+            [sys.executable, "-m", "mtcli", "translate", "--run", "runs/tiny", "abc"],
+            cwd=folder,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
         )
     assert done.returncode == 1
     assert done.stderr.decode().endswith("mtcli: No space left on device.\n")

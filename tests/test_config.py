@@ -21,7 +21,8 @@ SHIPPED = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 # every kind of every section once
 SAMPLES = {
-    "short": DATA + "tokenizer: char\nmodel: gru\ntraining: {optimizer: muon, schedule: {type: cosine}}\n",
+    "short": DATA
+    + "tokenizer: char\nmodel: gru\ntraining: {optimizer: muon, schedule: {type: cosine}}\n",
     "gru": """\
 data:
   source_language: en
@@ -42,7 +43,8 @@ training:
 decoding: {sampling: {top_k: 5}, length_penalty: average}
 evaluation: {bleu_tokenizer: zh}
 """,
-    "transformer": DATA + """\
+    "transformer": DATA
+    + """\
 tokenizer:
   source: {type: subword, dropout: 0.1}
   target: char
@@ -63,9 +65,15 @@ def report(text: str | bytes, *overrides: str) -> str:
 
 def test_short_forms_stand_for_long_ones():
     short = loads(SAMPLES["short"], "x.yaml")
-    assert short.data.train == [config.TSV(path="a.tsv")] and short.data.validation.columns == (1, 2)
+    assert short.data.train == [config.TSV(path="a.tsv")] and short.data.validation.columns == (
+        1,
+        2,
+    )
     assert short.model == config.Recurrent() and short.training.optimizer == config.Muon()
-    assert short.tokenizers == (config.Characters(), config.Characters()) and not short.shared_vocabulary
+    assert (
+        short.tokenizers == (config.Characters(), config.Characters())
+        and not short.shared_vocabulary
+    )
     long = loads(SAMPLES["gru"], "x.yaml")
     assert [config.name_of(part) for part in long.data.train] == ["a.tsv.gz", "a.en + a.zh"]
     assert config.name_of(long.data.validation) == "b.en + b.1 + b.2"
@@ -74,9 +82,16 @@ def test_short_forms_stand_for_long_ones():
 
 def test_a_section_without_type_is_of_the_default_kind():
     read = loads(SAMPLES["transformer"], "x.yaml", ["training.schedule.final_fraction=0.5"])
-    assert read.model == config.Transformer(hidden_size=64, heads=4, key_value_heads=2, positions="rotary")
+    assert read.model == config.Transformer(
+        hidden_size=64, heads=4, key_value_heads=2, positions="rotary"
+    )
     assert read.tokenizers == (config.Subwords(dropout=0.1), config.Characters())
-    assert loads(DATA + "training: {optimizer: {learning_rate: 1}}", "x").training.optimizer.learning_rate == 1.0
+    assert (
+        loads(
+            DATA + "training: {optimizer: {learning_rate: 1}}", "x"
+        ).training.optimizer.learning_rate
+        == 1.0
+    )
 
 
 def test_the_length_of_training_is_not_required():
@@ -101,10 +116,25 @@ def test_scalars_hold_no_surprise():
         lambda line: (line, ""),
     ).value
     assert list(value.values()) == [
-        0.005, "no", "on", "2020-01-01", "1:30", None, True, 0.5, 7, "0x1", "1_0", "<<", "1"
+        0.005,
+        "no",
+        "on",
+        "2020-01-01",
+        "1:30",
+        None,
+        True,
+        0.5,
+        7,
+        "0x1",
+        "1_0",
+        "<<",
+        "1",
     ]
     assert [type(value[key]) for key in "agi"] == [float, bool, int]
-    assert loads("data: {source_language: no, train: a, validation: b}", "x").data.source_language == "no"
+    assert (
+        loads("data: {source_language: no, train: a, validation: b}", "x").data.source_language
+        == "no"
+    )
 
 
 @pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
@@ -112,7 +142,9 @@ def test_dump_holds_every_value_and_reads_back(sample):
     read = loads(sample, "x.yaml")
     text = dump(read)
     assert loads(text, "y.yaml") == read and dump(loads(text, "y.yaml")) == text
-    assert set(yamls.parse(text, lambda line: (line, "")).value["training"]) == set(config.Training.model_fields)
+    assert set(yamls.parse(text, lambda line: (line, "")).value["training"]) == set(
+        config.Training.model_fields
+    )
 
 
 TEXT = st.text(min_size=1).filter(lambda text: not yamls.UNREADABLE.search(text))
@@ -132,7 +164,10 @@ def test_any_value_reads_back(language, path, references, rate):
 
 def test_no_torch():
     code = "import sys; from mtcli import config; config.schema(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -141,7 +176,9 @@ def test_shipped_configs_load_and_say_how_to_run(path):
     jsonschema.validate(yamls.parse(text, lambda line: (line, "")).value, schema())
     load(path)
     comment = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines()))
-    assert f"mtcli train --config configs/{path.name}" in comment, "the first lines hold the command that runs it"
+    assert f"mtcli train --config configs/{path.name}" in comment, (
+        "the first lines hold the command that runs it"
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- overrides
@@ -154,18 +191,28 @@ def test_overrides_win_over_the_file():
         "data.train.1={source: s, target: t}", "data.validation.weight=3", "training.optimizer.learning_rate=5e-3",
         "data.test.columns=[2, 1]", "data.test.path=k=v.tsv",
     ]  # fmt: skip
-    read = loads(DATA + "model: {type: transformer, heads: 2}\ntraining: {patience: 5}\n", "x.yaml", overrides)
+    read = loads(
+        DATA + "model: {type: transformer, heads: 2}\ntraining: {patience: 5}\n",
+        "x.yaml",
+        overrides,
+    )
     assert read.training.max_updates == 100 and read.training.patience is None
     assert read.model == config.Recurrent(attention="dot")
     assert read.data.train == [config.TSV(path="x.tsv"), config.Plain(source="s", target="t")]
     assert read.data.validation == config.TSV(path="b.tsv", weight=3)
     assert read.data.test == config.TSV(path="k=v.tsv", columns=(2, 1))
     assert read.tokenizer == config.Characters() and read.decoding.sampling.top_k == 3
-    assert read.training.validation_metrics == ["ter", "bleu"] and read.training.optimizer.learning_rate == 0.005
+    assert (
+        read.training.validation_metrics == ["ter", "bleu"]
+        and read.training.optimizer.learning_rate == 0.005
+    )
 
 
 def test_an_override_can_mend_the_file():
-    assert loads(DATA + "model: {type: grru, x: 1}", "x.yaml", ["model=gru"]).model == config.Recurrent()
+    assert (
+        loads(DATA + "model: {type: grru, x: 1}", "x.yaml", ["model=gru"]).model
+        == config.Recurrent()
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +223,10 @@ def test_an_override_can_mend_the_file():
         ("model.heads=0", "model.heads is 0; it must be a whole number >= 1 and <= 131072."),
         ("model.type=grru", "model.type is 'grru'; choose gru, transformer. Did you mean 'gru'?"),
         ("model=grru", "model is 'grru'; choose gru, transformer. Did you mean 'gru'?"),
-        ("data.train.3.path=x", "data.train.3.path cannot be set: ['a.tsv'] has no item 3, counted from 0."),
+        (
+            "data.train.3.path=x",
+            "data.train.3.path cannot be set: ['a.tsv'] has no item 3, counted from 0.",
+        ),
         ("training.seed.x=3", "training.seed.x is not a key here."),
         ("training.max_updates", "write KEY=VALUE, such as --set training.max_updates=100."),
         ("=3", "write KEY=VALUE, such as --set training.max_updates=100."),
@@ -185,7 +235,9 @@ def test_an_override_can_mend_the_file():
     ],
 )
 def test_an_error_names_its_override(override, said):
-    assert report(DATA, override).startswith(f"--set {override}: {said}" if "seed.x" not in override else "--set ")
+    assert report(DATA, override).startswith(
+        f"--set {override}: {said}" if "seed.x" not in override else "--set "
+    )
 
 
 def test_absurd_overrides():
@@ -197,13 +249,25 @@ def test_absurd_overrides():
 def test_errors_of_file_and_overrides_come_in_one_report():
     lines = report(DATA + "modl: gru\n", "training.seed=-1", "decoding.beam_size=x").splitlines()
     assert [line.split(": ")[0] for line in lines] == [
-        "x.yaml:2", "--set training.seed=-1", "--set decoding.beam_size=x"
+        "x.yaml:2",
+        "--set training.seed=-1",
+        "--set decoding.beam_size=x",
     ]
 
 
 # ------------------------------------------------------------------------------------------------------------- reports
 
-JARGON = ["pydantic", "Input should", "http", "type=", "loc", "valid integer", "dictionary", "extra_forbidden", "None"]
+JARGON = [
+    "pydantic",
+    "Input should",
+    "http",
+    "type=",
+    "loc",
+    "valid integer",
+    "dictionary",
+    "extra_forbidden",
+    "None",
+]
 
 
 def plain(text: str):
@@ -222,9 +286,13 @@ for _name, _text in SAMPLES.items():
 def places(value: object, path: tuple = ()) -> list[tuple]:
     """The paths of all keys."""
     if isinstance(value, list):
-        return [found for number, item in enumerate(value) for found in places(item, (*path, number))]
+        return [
+            found for number, item in enumerate(value) for found in places(item, (*path, number))
+        ]
     if isinstance(value, dict):
-        return [found for key in value for found in [(*path, key), *places(value[key], (*path, key))]]
+        return [
+            found for key in value for found in [(*path, key), *places(value[key], (*path, key))]
+        ]
     return []
 
 
@@ -256,15 +324,25 @@ def test_every_misspelt_key_is_reported(values):
 def test_every_wrong_value_is_reported(values):
     for path in places(values):
         for wrong in ([0], {"x": 1}, -1, "dott"):
-            named = path[0] == "data" != path[-1] not in ("columns", "weight", "max_length") or path == ("init_from",)
+            named = path[0] == "data" != path[-1] not in (
+                "columns",
+                "weight",
+                "max_length",
+            ) or path == ("init_from",)
             if wrong == "dott" and named:
                 continue  # any text will do there
             text, line = mutate(values, path, value=wrong)
             said, here = report(text), ".".join(map(str, path))
             about = [one for one in said.splitlines() if here in one]
-            starts = f"x.yaml:{line}: {here}", f"x.yaml:{line + 1}: {here}.x is not"  # {x: 1} stands below its key
+            starts = (
+                f"x.yaml:{line}: {here}",
+                f"x.yaml:{line + 1}: {here}.x is not",
+            )  # {x: 1} stands below its key
             assert any(one.startswith(starts) for one in about), said
-            assert all(any(way in one for way in (" must be ", "; choose ", " is not a key ")) for one in about), said
+            assert all(
+                any(way in one for way in (" must be ", "; choose ", " is not a key "))
+                for one in about
+            ), said
             assert not any(word in said for word in JARGON), said
 
 
@@ -322,18 +400,54 @@ foo: 1
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("training: {batch_tokens: 2, batch_sentences: 3}", "training.batch_sentences is 3 and batch_tokens 2; set"),
-        ("training: {batch_tokens: null}", "training.batch_tokens is null; it must be a whole number >= 1, unless"),
-        ("training: {best_by: ter}", "training.best_by is 'ter'; it must be loss or one of training.validation"),
-        ("model: {hidden_size: 250, heads: 4}", "model.hidden_size is 250; it must be a multiple of heads, which is"),
-        ("model: {heads: 3}", "model.hidden_size is 256; it must be a multiple of heads, which is 3."),
-        ("model: {key_value_heads: 3}", "model.key_value_heads is 3; heads, 4, must be a multiple of it."),
-        ("model: {hidden_size: 12, positions: rotary}", "model.positions is 'rotary'; it needs an even hidden_size /"),
-        ("model: {type: gru, hidden_size: 3}", "model.hidden_size is 3; two directions share it: choose an even"),
-        ("model: {tied_embeddings: all}", "model.tied_embeddings is 'all'; one table for both sides needs one vocab"),
-        ("decoding: {min_length_ratio: 3}", "decoding.min_length_ratio is 3.0; it must not be above max_length_ratio"),
-        ("tokenizer: {target: char, source: {type: char, shared: true}}", "tokenizer.source.shared is true; a shared"),
-        ("tokenizer: {source: {}, target: char}", "tokenizer.source.type is missing; choose char, word, subword."),
+        (
+            "training: {batch_tokens: 2, batch_sentences: 3}",
+            "training.batch_sentences is 3 and batch_tokens 2; set",
+        ),
+        (
+            "training: {batch_tokens: null}",
+            "training.batch_tokens is null; it must be a whole number >= 1, unless",
+        ),
+        (
+            "training: {best_by: ter}",
+            "training.best_by is 'ter'; it must be loss or one of training.validation",
+        ),
+        (
+            "model: {hidden_size: 250, heads: 4}",
+            "model.hidden_size is 250; it must be a multiple of heads, which is",
+        ),
+        (
+            "model: {heads: 3}",
+            "model.hidden_size is 256; it must be a multiple of heads, which is 3.",
+        ),
+        (
+            "model: {key_value_heads: 3}",
+            "model.key_value_heads is 3; heads, 4, must be a multiple of it.",
+        ),
+        (
+            "model: {hidden_size: 12, positions: rotary}",
+            "model.positions is 'rotary'; it needs an even hidden_size /",
+        ),
+        (
+            "model: {type: gru, hidden_size: 3}",
+            "model.hidden_size is 3; two directions share it: choose an even",
+        ),
+        (
+            "model: {tied_embeddings: all}",
+            "model.tied_embeddings is 'all'; one table for both sides needs one vocab",
+        ),
+        (
+            "decoding: {min_length_ratio: 3}",
+            "decoding.min_length_ratio is 3.0; it must not be above max_length_ratio",
+        ),
+        (
+            "tokenizer: {target: char, source: {type: char, shared: true}}",
+            "tokenizer.source.shared is true; a shared",
+        ),
+        (
+            "tokenizer: {source: {}, target: char}",
+            "tokenizer.source.type is missing; choose char, word, subword.",
+        ),
         ("tokenizer: {source: char}", "tokenizer.target is missing; choose char, word, subword."),
     ],
 )
@@ -342,7 +456,14 @@ def test_contradictions_and_gaps_are_reported_at_their_key(text, said):
 
 
 def test_contradictions_of_several_sections_come_together():
-    assert len(report(DATA + "model: {heads: 3, key_value_heads: 2}\ntraining: {best_by: ter}").splitlines()) == 3
+    assert (
+        len(
+            report(
+                DATA + "model: {heads: 3, key_value_heads: 2}\ntraining: {best_by: ter}"
+            ).splitlines()
+        )
+        == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -352,12 +473,24 @@ def test_contradictions_of_several_sections_come_together():
         ("# nothing\n", "x.yaml:1: a configuration holds the sections data, "),
         ("- a\n", "x.yaml:1: a configuration holds the sections data, "),
         ("just words", "x.yaml:1: a configuration holds the sections data, "),
-        ("tokenizer: char", "x.yaml:1: data is missing; it must be a section with train, validation."),
+        (
+            "tokenizer: char",
+            "x.yaml:1: data is missing; it must be a section with train, validation.",
+        ),
         ("a:\n\t- 1", "x.yaml:2: not valid YAML: a tab; indent with spaces."),
-        ("a: 1\nb: [1, 2\n", "x.yaml:3: not valid YAML: expected ',' or ']', but got '<stream end>' (while parsing"),
+        (
+            "a: 1\nb: [1, 2\n",
+            "x.yaml:3: not valid YAML: expected ',' or ']', but got '<stream end>' (while parsing",
+        ),
         ("a: b: c", "x.yaml:1: not valid YAML: mapping values are not allowed here."),
-        ("a: &x 1\nb: *x", "x.yaml:1: not valid YAML: anchors and aliases (& and *) are not supported"),
-        ("a: 1\nb: *x", "x.yaml:2: not valid YAML: anchors and aliases (& and *) are not supported"),
+        (
+            "a: &x 1\nb: *x",
+            "x.yaml:1: not valid YAML: anchors and aliases (& and *) are not supported",
+        ),
+        (
+            "a: 1\nb: *x",
+            "x.yaml:2: not valid YAML: anchors and aliases (& and *) are not supported",
+        ),
         ("a: !!python/object:os.system x", "x.yaml:1: not valid YAML: tags (!) are not supported"),
         ("a: 1\n---\nb: 2", "x.yaml:2: not valid YAML: a second document begins (---)"),
         ("a: 1\nb: \0", "x.yaml:2: U+0000 may not stand in YAML."),
@@ -365,10 +498,19 @@ def test_contradictions_of_several_sections_come_together():
         ('a: 1\nb: "\\UFFFFFFFF"', "x.yaml:2: not valid YAML: an impossible number."),
         ("[" * 100_000, "x.yaml:1: not valid YAML: nested more than "),
         ("- " * 100_000, "x.yaml:1: not valid YAML: nested more than "),
-        (DATA + 'evaluation: {bleu_tokenizer: "\\ud800"}', "x.yaml:2: evaluation.bleu_tokenizer holds a control"),
-        (DATA + "training: {seed: " + "9" * 9999 + "}", "x.yaml:2: training.seed is a number of more than"),
+        (
+            DATA + 'evaluation: {bleu_tokenizer: "\\ud800"}',
+            "x.yaml:2: evaluation.bleu_tokenizer holds a control",
+        ),
+        (
+            DATA + "training: {seed: " + "9" * 9999 + "}",
+            "x.yaml:2: training.seed is a number of more than",
+        ),
         (DATA + "? [a]\n: 1", "x.yaml:2: a key must be one word"),
-        (DATA + "model: gru\nmodel: transformer", "x.yaml:3: model is given twice, first at x.yaml:2; keep one."),
+        (
+            DATA + "model: gru\nmodel: transformer",
+            "x.yaml:3: model is given twice, first at x.yaml:2; keep one.",
+        ),
     ],
 )
 def test_text_that_is_no_configuration(text, said):
@@ -430,7 +572,14 @@ KEYS = st.lists(st.sampled_from(["data", "train", "0", "1", "path", "model", "ty
 
 
 @settings(deadline=None)
-@given(st.lists(st.one_of(st.text(st.characters()), st.tuples(KEYS, st.lists(FRAGMENTS).map("".join)).map("=".join))))
+@given(
+    st.lists(
+        st.one_of(
+            st.text(st.characters()),
+            st.tuples(KEYS, st.lists(FRAGMENTS).map("".join)).map("=".join),
+        )
+    )
+)
 def test_overrides_give_a_configuration_or_a_report(overrides):
     try:
         loads(SAMPLES["gru"], "x.yaml", overrides)
@@ -445,7 +594,9 @@ def test_overrides_give_a_configuration_or_a_report(overrides):
 def test_the_schema_accepts_what_loads_accepts(sample):
     jsonschema.Draft202012Validator.check_schema(schema())
     jsonschema.validate(yamls.parse(sample, lambda line: (line, "")).value, schema())
-    jsonschema.validate(yamls.parse(dump(loads(sample, "x.yaml")), lambda line: (line, "")).value, schema())
+    jsonschema.validate(
+        yamls.parse(dump(loads(sample, "x.yaml")), lambda line: (line, "")).value, schema()
+    )
 
 
 @pytest.mark.parametrize(
@@ -460,12 +611,18 @@ def test_the_schema_refuses_what_loads_refuses(text):
 
 def test_every_key_is_documented_or_speaks_for_itself():
     described = schema()["$defs"]["Training"]["properties"]
-    assert all("description" in node for key, node in described.items() if key not in ("optimizer", "schedule"))
+    assert all(
+        "description" in node
+        for key, node in described.items()
+        if key not in ("optimizer", "schedule")
+    )
 
 
 def test_replace_checks_like_loading():
     decoding = config.Decoding(length_penalty=config.LengthPenalty(type="none"))
-    assert replace(decoding, beam_size=2) == config.Decoding(beam_size=2, length_penalty=decoding.length_penalty)
+    assert replace(decoding, beam_size=2) == config.Decoding(
+        beam_size=2, length_penalty=decoding.length_penalty
+    )
     with pytest.raises(UserError) as error:
         replace(decoding, beam_size=0, beamsize=3)
     assert str(error.value).splitlines() == [
@@ -476,8 +633,18 @@ def test_replace_checks_like_loading():
 
 def test_changes_name_every_difference():
     old = loads(DATA, "x.yaml")
-    new = loads(DATA, "x.yaml", ["training.batch_tokens=4000", "data.train.0.weight=2", "decoding.sampling.top_k=1",
-                                 "tokenizer.algorithm=unigram", "model=gru", "training.max_gradient_norm=null"])
+    new = loads(
+        DATA,
+        "x.yaml",
+        [
+            "training.batch_tokens=4000",
+            "data.train.0.weight=2",
+            "decoding.sampling.top_k=1",
+            "tokenizer.algorithm=unigram",
+            "model=gru",
+            "training.max_gradient_norm=null",
+        ],
+    )
     assert changes(old, old) == []
     assert changes(old, new) == [
         "data.train.0.weight: 1 -> 2",
@@ -487,7 +654,10 @@ def test_changes_name_every_difference():
         "training.max_gradient_norm: 1.0 -> null",
         "decoding.sampling: null -> {temperature: 1.0, top_k: 1, top_p: 1.0, seed: 1}",
     ]
-    assert changes(old, new, ["training", "decoding", "model", "tokenizer.algo"]) == changes(old, new)[:2]
+    assert (
+        changes(old, new, ["training", "decoding", "model", "tokenizer.algo"])
+        == changes(old, new)[:2]
+    )
 
 
 @pytest.mark.parametrize(
@@ -511,6 +681,8 @@ def test_changes_name_every_difference():
     ],
 )
 def test_what_a_continued_run_may_change(text, override, free):
-    old, new = (loads(DATA + f"training: {{{text}log_every: 1}}", "x", sets) for sets in ([], [override]))
+    old, new = (
+        loads(DATA + f"training: {{{text}log_every: 1}}", "x", sets) for sets in ([], [override])
+    )
     assert changes(old, new)
     assert (changes(old, new, free_on_resume(new)) == []) == free

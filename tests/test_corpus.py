@@ -33,7 +33,11 @@ def write(path: Path, *lines: str) -> str:
 # ------------------------------------------------------------------------------------------------------------- lines
 
 
-@given(content=st.lists(st.one_of(LINE, st.sampled_from(["\n", "\r\n", "\ufeff", "\r", "\u2028"]))).map("".join))
+@given(
+    content=st.lists(
+        st.one_of(LINE, st.sampled_from(["\n", "\r\n", "\ufeff", "\r", "\u2028"]))
+    ).map("".join)
+)
 @example(content="")
 @example(content="\ufeff")
 @example(content="\ufeff\r\na")
@@ -79,7 +83,9 @@ def test_lines_of_a_pipe_are_ready_as_soon_as_they_are_whole(chunks):
 
 
 def test_gzip_is_read_by_name(tmp_path):
-    (tmp_path / "a.gz").write_bytes(gzip.compress(b"\xef\xbb\xbfone\r\n\n") + gzip.compress(b"three"))
+    (tmp_path / "a.gz").write_bytes(
+        gzip.compress(b"\xef\xbb\xbfone\r\n\n") + gzip.compress(b"three")
+    )
     assert list(read_lines(tmp_path / "a.gz")) == ["one", "", "three"]
     assert count_lines(tmp_path / "a.gz") == 3
 
@@ -126,10 +132,16 @@ def test_gzip_with_a_flipped_bit_gives_its_lines_or_a_message(tmp_path, data):
 
 
 def test_what_cannot_be_opened_is_named(tmp_path):
-    for path, complaint in [(tmp_path, "Is a directory"), (tmp_path / "b", "No such file"), ("a\0b", "null")]:
+    for path, complaint in [
+        (tmp_path, "Is a directory"),
+        (tmp_path / "b", "No such file"),
+        ("a\0b", "null"),
+    ]:
         with pytest.raises(UserError) as error:
             list(read_lines(path))
-        assert str(error.value).startswith(f"{path}: cannot be read: ") and complaint in str(error.value)
+        assert str(error.value).startswith(f"{path}: cannot be read: ") and complaint in str(
+            error.value
+        )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -148,18 +160,26 @@ def test_pairs_of_a_tsv_by_column(tmp_path):
         Pair("apple", "苹果", f"{path}:1"),
         Pair("pear", "梨", f"{path}:2"),
     ]
-    assert next(read_pairs(TSV(path=path, columns=(3, 2)), skip_blank=True))[:2] == ("苹果", "apple")
+    assert next(read_pairs(TSV(path=path, columns=(3, 2)), skip_blank=True))[:2] == (
+        "苹果",
+        "apple",
+    )
 
 
 def test_a_row_without_the_columns_is_named(tmp_path):
     path = write(tmp_path / "a.tsv", "a\tb", "one  two")
-    with pytest.raises(UserError, match=r"a\.tsv:2: columns 1 and 2 are asked for, but the row has 1\."):
+    with pytest.raises(
+        UserError, match=r"a\.tsv:2: columns 1 and 2 are asked for, but the row has 1\."
+    ):
         list(read_pairs(TSV(path=path), skip_blank=True))
 
 
 @pytest.mark.parametrize("short, long", [("source", "target"), ("target", "source")])
 def test_files_of_unequal_length_are_both_named(tmp_path, short, long):
-    sides = {short: write(tmp_path / short, "a", "b"), long: write(tmp_path / long, "a", "b", "c", "d")}
+    sides = {
+        short: write(tmp_path / short, "a", "b"),
+        long: write(tmp_path / long, "a", "b", "c", "d"),
+    }
     pairs = read_pairs(Plain(**sides), skip_blank=True)
     assert [next(pairs).source, next(pairs).source] == ["a", "b"]
     with pytest.raises(UserError) as error:
@@ -190,7 +210,10 @@ def test_line_n_stays_with_line_n(tmp_path, rows):
     ]:
         expected = [(*row, f"{place}:{number}") for number, row in enumerate(expected, 1)]
         assert list(read_pairs(corpus, skip_blank=False)) == expected
-        assert read_evaluation(corpus) == ([row[0] for row in expected], [[row[1]] for row in expected])
+        assert read_evaluation(corpus) == (
+            [row[0] for row in expected],
+            [[row[1]] for row in expected],
+        )
         kept = [row for row in expected if row[0].strip() and row[1].strip()]
         if kept:
             assert list(read_pairs(corpus, skip_blank=True)) == kept
@@ -211,15 +234,29 @@ def test_references_from_several_files_or_columns(tmp_path):
     source = write(tmp_path / "source", "one", "two", "")
     first, second = write(tmp_path / "1", "a", "", ""), write(tmp_path / "2", "b", "d", "")
     columns = write(tmp_path / "r.tsv", "a\tb\tc", "d\t", "")
-    assert read_evaluation(Plain(source=source, target=first)) == (["one", "two", ""], [["a"], [""], [""]])
-    assert read_evaluation(Plain(source=source, target=[first, second]))[1] == [["a", "b"], ["d"], [""]]
-    assert read_evaluation(Plain(source=source, target=columns))[1] == [["a", "b", "c"], ["d"], [""]]
+    assert read_evaluation(Plain(source=source, target=first)) == (
+        ["one", "two", ""],
+        [["a"], [""], [""]],
+    )
+    assert read_evaluation(Plain(source=source, target=[first, second]))[1] == [
+        ["a", "b"],
+        ["d"],
+        [""],
+    ]
+    assert read_evaluation(Plain(source=source, target=columns))[1] == [
+        ["a", "b", "c"],
+        ["d"],
+        [""],
+    ]
     pairs = read_pairs(Plain(source=source, target=columns), skip_blank=False)
     assert [pair.target for pair in pairs] == ["a", "d", ""]
 
 
 def test_every_reference_file_must_be_as_long(tmp_path):
-    files = [write(tmp_path / name, *lines) for name, lines in [("s", "abc"), ("r1", "abc"), ("r2", "ab")]]
+    files = [
+        write(tmp_path / name, *lines)
+        for name, lines in [("s", "abc"), ("r1", "abc"), ("r2", "ab")]
+    ]
     with pytest.raises(UserError, match=r"r2: ends after line 2, but .*s has 3 lines\."):
         read_evaluation(Plain(source=files[0], target=files[1:]))
 

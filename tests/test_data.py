@@ -32,7 +32,10 @@ def test_an_epoch_holds_every_pair_once(pairs, size, by, epoch):
 
 def test_epochs_and_seeds_differ():
     source = target = np.random.default_rng(0).integers(1, 30, 500)
-    plans = [plan_epoch(source, target, 100, "tokens", seed, epoch) for seed, epoch in [(1, 0), (1, 1), (2, 0)]]
+    plans = [
+        plan_epoch(source, target, 100, "tokens", seed, epoch)
+        for seed, epoch in [(1, 0), (1, 1), (2, 0)]
+    ]
     first_rows = [tuple(plan[0]) for plan in plans]
     assert len(set(first_rows)) == 3
 
@@ -62,12 +65,16 @@ def test_padded_rows_are_the_sequences(sequences, data):
     if not any(sequences[row] for row in rows):
         return
     ids, mask = Sequences.of(sequences).padded(rows)
-    assert [line[real].tolist() for line, real in zip(ids, mask)] == [sequences[row] for row in rows]
+    assert [line[real].tolist() for line, real in zip(ids, mask)] == [
+        sequences[row] for row in rows
+    ]
     assert (ids[~mask] == PAD).all()
 
 
 def codec(text: str) -> Codec:
-    return Codec(TOKENIZERS["char"].train(Characters(), [text]), Vocabulary.build({c: 1 for c in set(text)}))
+    return Codec(
+        TOKENIZERS["char"].train(Characters(), [text]), Vocabulary.build({c: 1 for c in set(text)})
+    )
 
 
 def corpus(path: Path, *pairs: tuple[str, str], weight: int = 1) -> TSV:

@@ -8,12 +8,16 @@ from mtcli.training import defaults
 
 def corpus(folder, pairs: int, target: str = "ein Haus {}"):
     path = folder / "train.tsv"
-    path.write_text("".join(f"a house {n}\t{target.format(n)}\n" for n in range(pairs)), encoding="utf-8")
+    path.write_text(
+        "".join(f"a house {n}\t{target.format(n)}\n" for n in range(pairs)), encoding="utf-8"
+    )
     return path
 
 
 def fitted(path, rest: str = "model: transformer") -> configs.Config:
-    return defaults.fit(configs.loads(f"data: {{train: {path}, validation: {path}}}\n{rest}\n", "x.yaml"))
+    return defaults.fit(
+        configs.loads(f"data: {{train: {path}, validation: {path}}}\n{rest}\n", "x.yaml")
+    )
 
 
 def test_larger_corpora_get_larger_models_and_fewer_epochs(tmp_path, monkeypatch):
@@ -39,7 +43,9 @@ def test_what_the_config_names_stays_even_where_it_is_the_default(tmp_path, capl
     assert config.model.feed_forward_size == 256
     assert config.training.max_epochs is None and config.training.batch_tokens is None
     assert config.tokenizer == configs.Characters()
-    chosen = [line for line in caplog.text.splitlines() if "chosen for about 590 target tokens" in line]
+    chosen = [
+        line for line in caplog.text.splitlines() if "chosen for about 590 target tokens" in line
+    ]
     assert chosen and "hidden_size" not in chosen[0]
 
 
@@ -70,7 +76,11 @@ def test_length_of_training_goes_by_tokens_and_not_by_pairs(tmp_path, monkeypatc
 
 def test_a_given_length_of_training_has_no_patience_of_its_own(tmp_path):
     config = fitted(corpus(tmp_path, 50), "training: {max_updates: 5}")
-    assert (config.training.patience, config.training.validate_every, config.training.max_epochs) == (None, "epoch", None)
+    assert (
+        config.training.patience,
+        config.training.validate_every,
+        config.training.max_epochs,
+    ) == (None, "epoch", None)
     assert fitted(corpus(tmp_path, 50)).training.patience == 10
 
 
@@ -78,11 +88,22 @@ def test_what_the_schema_says_is_what_happens(tmp_path):
     """A default of the JSON Schema is the resolved config's; where the corpus decides, the schema names no default."""
     schema = configs.schema()
     resolved = fitted(corpus(tmp_path, 50)).model_dump(mode="json")
-    definitions = {"training": "Training", "model": "Transformer", "tokenizer": "Subwords", "decoding": "Decoding"}
+    definitions = {
+        "training": "Training",
+        "model": "Transformer",
+        "tokenizer": "Subwords",
+        "decoding": "Decoding",
+    }
     for section, definition in definitions.items():
         for key, node in schema["$defs"][definition]["properties"].items():
             if "default" in node and key != "shared":  # of a tokenizer that is named
                 assert resolved[section][key] == node["default"], f"{section}.{key}"
     properties = schema["$defs"]["Training"]["properties"]
-    assert properties["optimizer"]["default"]["type"] == "muon" and properties["schedule"]["default"]["type"] == "linear"
-    assert "default" not in properties["max_epochs"] and "size of the corpus" in properties["max_epochs"]["description"]
+    assert (
+        properties["optimizer"]["default"]["type"] == "muon"
+        and properties["schedule"]["default"]["type"] == "linear"
+    )
+    assert (
+        "default" not in properties["max_epochs"]
+        and "size of the corpus" in properties["max_epochs"]["description"]
+    )

@@ -62,7 +62,9 @@ def test_one_process_is_the_identity():
 
 def test_importing_needs_no_torch():
     code = "import sys, mtcli.distributed as d; d.barrier(); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
 
 
 COLLECTIVES = """
@@ -84,7 +86,10 @@ print("done", me)
 
 
 def test_two_processes_agree():
-    assert [(code, out) for code, out, _ in spawn(COLLECTIVES)] == [(0, "done 0\n"), (0, "done 1\n")]
+    assert [(code, out) for code, out, _ in spawn(COLLECTIVES)] == [
+        (0, "done 0\n"),
+        (0, "done 1\n"),
+    ]
 
 
 DEATH = """

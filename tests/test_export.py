@@ -34,7 +34,10 @@ def make_run(folder: Path, model: dict[str, Any], tokenizer: dict[str, Any] | No
     tiny.write(folder, train=200)
     values = tiny.config(folder)
     values["tokenizer"] = tokenizer or {"type": "char"}
-    values["model"] = {**tiny.MODELS["transformer" if model.get("type") != "gru" else "gru"], **model}
+    values["model"] = {
+        **tiny.MODELS["transformer" if model.get("type") != "gru" else "gru"],
+        **model,
+    }
     (folder / "a.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     run = Run.create(folder / "run", "", configs.load(folder / "a.yaml"))
     codecs = codec.learn(run.config, lambda: tiny.pairs(200))
@@ -43,7 +46,9 @@ def make_run(folder: Path, model: dict[str, Any], tokenizer: dict[str, Any] | No
     built = build_model(run.config.model, *(len(side.vocabulary) for side in codecs))
     with torch.no_grad():
         for parameter in built.parameters():
-            parameter.mul_(1.5) if parameter.dim() == 2 else parameter.add_(torch.randn_like(parameter) * 0.1)
+            parameter.mul_(1.5) if parameter.dim() == 2 else parameter.add_(
+                torch.randn_like(parameter) * 0.1
+            )
         built.projection.bias[3] += 0.5  # some sentences end by themselves, others at their longest
     run.save_checkpoint(1, to_tensors(built), {}, {})
     return run
@@ -56,7 +61,11 @@ def exported(tmp_path: Path, model: dict[str, Any], tokenizer=None, **options: A
     """The translator of a run, and that of its export."""
     run = make_run(tmp_path, model, tokenizer)
     export(run, tmp_path / "out", **{"format": "ctranslate2", **options})
-    return Translator.load(run.path, "cpu"), Translator.load(tmp_path / "out", "cpu"), tmp_path / "out"
+    return (
+        Translator.load(run.path, "cpu"),
+        Translator.load(tmp_path / "out", "cpu"),
+        tmp_path / "out",
+    )
 
 
 def best(translations) -> list[tuple[str, list[str]]]:
@@ -72,14 +81,28 @@ SHAPES = [
     {},
     {"norm_position": "post", "activation": "gelu", "positions": "learned", "max_positions": 40},
     {"norm": "rms", "activation": "swiglu", "positions": "rotary"},
-    {"norm": "rms", "norm_position": "post", "heads": 4, "key_value_heads": 2, "positions": "rotary"},
-    {"heads": 4, "key_value_heads": 1, "encoder_layers": 2, "tied_embeddings": "none", "activation": "gelu"},
+    {
+        "norm": "rms",
+        "norm_position": "post",
+        "heads": 4,
+        "key_value_heads": 2,
+        "positions": "rotary",
+    },
+    {
+        "heads": 4,
+        "key_value_heads": 1,
+        "encoder_layers": 2,
+        "tied_embeddings": "none",
+        "activation": "gelu",
+    },
     {"decoder_layers": 3, "norm_position": "post", "positions": "learned", "activation": "swiglu"},
     {"hidden_size": 15, "heads": 3, "tied_embeddings": "none"},
 ]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.values())) or "default")
+@pytest.mark.parametrize(
+    "shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.values())) or "default"
+)
 def test_every_transformer_computes_and_translates_the_same_in_ctranslate2(tmp_path, shape):
     ours, theirs, out = exported(tmp_path, shape)
     assert json.loads((out / "export.json").read_text())["parity"]["largest_difference"] <= 1e-4
@@ -95,12 +118,16 @@ def test_every_transformer_computes_and_translates_the_same_in_ctranslate2(tmp_p
 def test_one_vocabulary_and_one_table_for_both_sides(tmp_path):
     tokenizer = {"type": "subword", "shared": True, "vocabulary_size": 300, "lowercase": True}
     ours, theirs, _ = exported(tmp_path, {"tied_embeddings": "all"}, tokenizer)
-    assert best(ours.translate(SOURCES, beam_size=1)) == best(theirs.translate(SOURCES, beam_size=1))
+    assert best(ours.translate(SOURCES, beam_size=1)) == best(
+        theirs.translate(SOURCES, beam_size=1)
+    )
 
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory) -> Pair:
-    return exported(tmp_path_factory.mktemp("export"), {"encoder_layers": 2, "heads": 4, "key_value_heads": 2})
+    return exported(
+        tmp_path_factory.mktemp("export"), {"encoder_layers": 2, "heads": 4, "key_value_heads": 2}
+    )
 
 
 @pytest.mark.parametrize("penalty", ["none", "average", "gnmt"])
@@ -115,12 +142,17 @@ def test_scores_of_n_best_are_those_of_forced_decoding_by_the_trained_model(thre
     forced = list(ours.score(pairs))
     assert scores(found) == pytest.approx([sum(tokens) for tokens in forced], abs=1e-3)
     divisor = configs.LengthPenalty(type=penalty, alpha=0.8).divisor
-    assert scores(found, "score") == pytest.approx([sum(each) / divisor(len(each)) for each in forced], abs=1e-3)
+    assert scores(found, "score") == pytest.approx(
+        [sum(each) / divisor(len(each)) for each in forced], abs=1e-3
+    )
 
 
 def test_beam_search_finds_about_as_good_translations(three):
     ours, theirs, _ = three
-    mean = [sum(scores(each.translate(SOURCES, beam_size=5), "score")) / len(SOURCES) for each in (ours, theirs)]
+    mean = [
+        sum(scores(each.translate(SOURCES, beam_size=5), "score")) / len(SOURCES)
+        for each in (ours, theirs)
+    ]
     greedy = sum(scores(ours.translate(SOURCES, beam_size=1), "score")) / len(SOURCES)
     assert mean[1] > greedy and mean[1] == pytest.approx(mean[0], rel=0.05)
 
@@ -135,17 +167,29 @@ def test_beam_search_finds_about_as_good_translations(three):
 ], ids=str)  # fmt: skip
 def test_limits_are_each_sentences_own_and_options_mean_the_same(three, options):
     ours, theirs, _ = three
-    greedy = [each.translate(SOURCES[:80], beam_size=1, attention=True, **options) for each in (ours, theirs)]
+    greedy = [
+        each.translate(SOURCES[:80], beam_size=1, attention=True, **options)
+        for each in (ours, theirs)
+    ]
     assert best(greedy[0]) == best(greedy[1])
     for one, other in zip(*greedy):
         attention = [torch.tensor(each.hypotheses[0].attention) for each in (one, other)]
         assert attention[1] == pytest.approx(attention[0], abs=1e-4)
-    most = configs.Decoding(**{key: value for key, value in options.items() if key != "prefix"}).lengths
+    most = configs.Decoding(
+        **{key: value for key, value in options.items() if key != "prefix"}
+    ).lengths
     for beam in theirs.translate(SOURCES[:80], n_best=3, attention=True, **options):
         for each in beam.hypotheses:
-            assert len(each.tokens) <= max(most(len(beam.source))[1], len(options.get("prefix", "")))
-            assert len(each.attention) == len(each.tokens) + 1 and len(each.attention[0]) == len(beam.source) + 1
-            assert [sum(row) for row in each.attention] == pytest.approx([1.0] * len(each.attention), abs=1e-4)
+            assert len(each.tokens) <= max(
+                most(len(beam.source))[1], len(options.get("prefix", ""))
+            )
+            assert (
+                len(each.attention) == len(each.tokens) + 1
+                and len(each.attention[0]) == len(beam.source) + 1
+            )
+            assert [sum(row) for row in each.attention] == pytest.approx(
+                [1.0] * len(each.attention), abs=1e-4
+            )
 
 
 def test_a_result_does_not_depend_on_its_batch(three):
@@ -257,9 +301,13 @@ def without_torch(program: str, folder: Path) -> str:
 def test_the_command_line_needs_no_torch(three):
     _, theirs, out = three
     command = "from mtcli.cli import main\nsys.argv = ['mtcli', {}]\nmain()"
-    line = without_torch(command.format("'translate', '--run', 'out', '--json', '--n-best', '2', 'abc'"), out.parent)
+    line = without_torch(
+        command.format("'translate', '--run', 'out', '--json', '--n-best', '2', 'abc'"), out.parent
+    )
     expected = theirs.translate(["abc"], n_best=2, attention=True)[0]
-    assert [each["text"] for each in json.loads(line)["hypotheses"]] == [each.text for each in expected.hypotheses]
+    assert [each["text"] for each in json.loads(line)["hypotheses"]] == [
+        each.text for each in expected.hypotheses
+    ]
     assert json.loads(line)["hypotheses"][0]["attention"] == expected.hypotheses[0].attention
     result = without_torch(command.format("'eval', '--run', 'out', '--json'"), out.parent)
     assert json.loads(result)["perplexity"] > 1
@@ -272,15 +320,22 @@ def test_the_command_line_needs_no_torch(three):
 ], ids=["char", "word", "subword"])  # fmt: skip
 def test_the_readme_of_an_export_shows_how_it_is_used_without_mtcli(tmp_path, tokenizer):
     _, theirs, out = exported(tmp_path, {}, tokenizer)
-    code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    code = re.search(
+        r"```python\n(.*?)```", (out / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )[1]
     found = theirs.translate(SOURCES, beam_size=1, max_length_ratio=0.0, max_length_offset=8)
     sentence, text = next((each.source, each.text) for each in found if len(each.text) > 3)
-    code = code.replace("A sentence.", sentence).replace("beam_size=5", "beam_size=1, max_decoding_length=8")
+    code = code.replace("A sentence.", sentence).replace(
+        "beam_size=5", "beam_size=1, max_decoding_length=8"
+    )
     printed = without_torch(code, out)
     assert printed == f"{text}\n"
 
 
-@pytest.mark.parametrize("text", ["(red) apples.", "it's 3.5%, isn't it?!", "a  b", '"no" - yes; well...', "naïve (co-op)"])
+@pytest.mark.parametrize(
+    "text",
+    ["(red) apples.", "it's 3.5%, isn't it?!", "a  b", '"no" - yes; well...', "naïve (co-op)"],
+)
 def test_the_readme_cuts_words_as_the_tokenizer_does(text):
     from mtcli.text.tokenizers import TOKENIZERS
 
@@ -304,7 +359,12 @@ def test_a_model_in_onnx_is_searched_like_ours(tmp_path, model):
     pairs = tiny.pairs(60, seed=3)
     for one, other in zip(ours.score(pairs), theirs.score(pairs), strict=True):
         assert other == pytest.approx(one, abs=1e-4)
-    for options in ({"beam_size": 1}, {"n_best": 3}, {"n_best": 2, "sampling": {"seed": 5}}, {"no_repeat_ngram": 1}):
+    for options in (
+        {"beam_size": 1},
+        {"n_best": 3},
+        {"n_best": 2, "sampling": {"seed": 5}},
+        {"no_repeat_ngram": 1},
+    ):
         found = [each.translate(SOURCES[:60], attention=True, **options) for each in (ours, theirs)]
         assert best(found[0]) == best(found[1])
         assert scores(found[0]) == pytest.approx(scores(found[1]), abs=1e-3)

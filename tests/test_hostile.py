@@ -43,7 +43,9 @@ def mtcli(*arguments: str | Path, stdin: bytes = b"") -> Done:
     before = sys.argv, sys.stdin, sys.stdout, sys.stderr
     source = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
     sinks = [TemporaryFile("w+", encoding="utf-8") for _ in range(2)]
-    results = [open(os.dup(sink.fileno()), "rb") for sink in sinks]  # the command may turn its own descriptors away
+    results = [
+        open(os.dup(sink.fileno()), "rb") for sink in sinks
+    ]  # the command may turn its own descriptors away
     sys.argv = ["mtcli", *map(str, arguments)]
     sys.stdin, (sys.stdout, sys.stderr) = source, sinks
     status = 0
@@ -72,8 +74,15 @@ def work(tmp_path_factory) -> Path:
     before = os.getcwd()
     os.chdir(folder)
     tiny.write(Path("."))
-    decoding = {"beam_size": 2, "max_length_ratio": 0.05, "max_length_offset": 3, "batch_tokens": 100_000}  # soon done
-    tiny.write_config(Path("."), decoding=decoding, training={"max_updates": 2, "validate_every": 1})
+    decoding = {
+        "beam_size": 2,
+        "max_length_ratio": 0.05,
+        "max_length_offset": 3,
+        "batch_tokens": 100_000,
+    }  # soon done
+    tiny.write_config(
+        Path("."), decoding=decoding, training={"max_updates": 2, "validate_every": 1}
+    )
     assert mtcli("train", "--config", "tiny.yaml").status == 0
     yield folder
     os.chdir(before)
@@ -82,12 +91,30 @@ def work(tmp_path_factory) -> Path:
 # ---------------------------------------------------------------------------------------------------- texts of any kind
 
 
-NASTY = ["\n", "\n", "\r\n", "\r", "\0", "\ufeff", "\u2028", "\x85", "\t", " ", "\u3000", "\x1b", "a", "ab c", "😀"]
+NASTY = [
+    "\n",
+    "\n",
+    "\r\n",
+    "\r",
+    "\0",
+    "\ufeff",
+    "\u2028",
+    "\x85",
+    "\t",
+    " ",
+    "\u3000",
+    "\x1b",
+    "a",
+    "ab c",
+    "😀",
+]
 NASTY += ["<s>", "\ud800"]
 TEXTS = st.lists(st.sampled_from(NASTY) | st.text(max_size=5), max_size=12).map(
     lambda parts: "".join(parts).encode("utf-8", "surrogatepass")
 )
-BYTES = TEXTS | st.binary(max_size=40) | st.tuples(TEXTS, st.binary(max_size=3), TEXTS).map(b"".join)
+BYTES = (
+    TEXTS | st.binary(max_size=40) | st.tuples(TEXTS, st.binary(max_size=3), TEXTS).map(b"".join)
+)
 
 
 def lines_of(data: bytes) -> list[str] | None:
@@ -130,7 +157,10 @@ def test_translate_gives_line_for_line_or_names_the_bad_one(work, data):
     (work / "in").write_bytes(data)
     (work / "in.gz").write_bytes(gzip.compress(data))
     for name in ("in", "in.gz"):
-        assert mtcli("translate", "--run", "runs/tiny", "--input", name, "--output", "out").stdout == b""
+        assert (
+            mtcli("translate", "--run", "runs/tiny", "--input", name, "--output", "out").stdout
+            == b""
+        )
         assert (work / "out").read_bytes() == "".join(f"{text}\n" for text in texts).encode()
 
 
@@ -142,7 +172,16 @@ def test_translate_gives_line_for_line_or_names_the_bad_one(work, data):
 def test_eval_counts_every_line_or_names_what_is_wrong(work, data):
     (work / "test.tsv").write_bytes(data)
     rows = lines_of(data)
-    done = mtcli("eval", "--run", "runs/tiny", "--data", "test.tsv", "--json", "--metrics", "chrf,exact_match")
+    done = mtcli(
+        "eval",
+        "--run",
+        "runs/tiny",
+        "--data",
+        "test.tsv",
+        "--json",
+        "--metrics",
+        "chrf,exact_match",
+    )
     if rows and all("\t" in row for row in rows):
         assert done.status == 0 and json.loads(done.stdout)["sentences"] == len(rows)
     else:
@@ -164,7 +203,9 @@ def test_eval_never_shifts_files(work, source, reference):
         assert done.status == 0 and json.loads(done.stdout)["sentences"] == len(sides[0])
         hypotheses = (work / "hypotheses").read_text(encoding="utf-8").split("\n")[:-1]
         assert len(hypotheses) == len(sides[0])
-        (work / "reference").write_text("".join(f"{line}\n" for line in hypotheses), encoding="utf-8", newline="\n")
+        (work / "reference").write_text(
+            "".join(f"{line}\n" for line in hypotheses), encoding="utf-8", newline="\n"
+        )
         assert json.loads(mtcli(*command).stdout)["exact_match"] == 100
         (work / "hypotheses").unlink()
     else:
@@ -173,9 +214,13 @@ def test_eval_never_shifts_files(work, source, reference):
 
 
 @settings(max_examples=max(5, settings().max_examples // 5))
-@given(rows=st.lists(st.tuples(TEXTS, TEXTS), max_size=8), tokenizer=st.sampled_from(["char", "word"]))
+@given(
+    rows=st.lists(st.tuples(TEXTS, TEXTS), max_size=8), tokenizer=st.sampled_from(["char", "word"])
+)
 def test_training_learns_from_a_text_or_names_what_is_wrong(work, rows, tokenizer):
-    (work / "any.tsv").write_bytes(b"".join(source + b"\t" + target + b"\n" for source, target in rows))
+    (work / "any.tsv").write_bytes(
+        b"".join(source + b"\t" + target + b"\n" for source, target in rows)
+    )
     shutil.rmtree(work / "runs/any", ignore_errors=True)
     done = mtcli(
         "train", "--config", "tiny.yaml", "--run", "runs/any",
@@ -204,7 +249,15 @@ def test_what_stands_where_a_file_should_be(work, capfd):
     (work / "cut.gz").write_bytes(gzip.compress(os.urandom(9999))[:-99])
     (work / "one.tsv").write_text("one column\n")
     (work / "good").write_text("abc\n")
-    for path in ("folder", "plain.gz", "cut.gz", "nothing", "nothing/at/all", "good/below", "x" * 300):
+    for path in (
+        "folder",
+        "plain.gz",
+        "cut.gz",
+        "nothing",
+        "nothing/at/all",
+        "good/below",
+        "x" * 300,
+    ):
         for command in (
             ["translate", *tiny_run, "--input", path],
             ["eval", *tiny_run, "--data", path],
@@ -212,7 +265,15 @@ def test_what_stands_where_a_file_should_be(work, capfd):
             ["eval", *tiny_run, "--source", "good", "--reference", path],
             ["train", "--config", path],
             ["train", "--config", "tiny.yaml", "--run", "runs/none", "--set", f"data.train={path}"],
-            ["train", "--config", "tiny.yaml", "--run", "runs/none", "--set", f"data.validation={path}"],
+            [
+                "train",
+                "--config",
+                "tiny.yaml",
+                "--run",
+                "runs/none",
+                "--set",
+                f"data.validation={path}",
+            ],
         ):
             shutil.rmtree("runs/none", ignore_errors=True)
             done = mtcli(*command)
@@ -269,7 +330,9 @@ def sign(checkpoint: Path) -> None:
         for name in ("model.safetensors", "state.safetensors", "state.json")
         for data in [(checkpoint / name).read_bytes()]
     }
-    (checkpoint / "manifest.json").write_text(json.dumps({"update": int(checkpoint.name), "files": files}))
+    (checkpoint / "manifest.json").write_text(
+        json.dumps({"update": int(checkpoint.name), "files": files})
+    )
 
 
 Change = Callable[[Path, Path], None]  # of a run, and what is outside of it
@@ -332,7 +395,9 @@ def sparse(name: str) -> Change:
 DEEP = b"[" * 200_000
 HUGE = {"weight": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 2**62]}}
 MODEL = "checkpoints/*/model.safetensors"
-BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}, *a{n}, *a{n}]" for n in range(40))]).encode()
+BOMB = "\n".join(
+    ["a0: &a0 [x, x]", *(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}, *a{n}, *a{n}]" for n in range(40))]
+).encode()
 
 REFUSED: dict[str, Change] = {  # nothing can be done with such a run
     "code in the config": content("config.yaml", b"!!python/object/apply:os.mkdir ['trapped']"),
@@ -360,7 +425,9 @@ REFUSED: dict[str, Change] = {  # nothing can be done with such a run
     "tokenizers elsewhere": link("tokenizer"),
     "a config elsewhere": link("config.yaml"),
     "checkpoints elsewhere": link("checkpoints"),
-    "models elsewhere": lambda run, outside: [link(f"checkpoints/{n}/model.safetensors")(run, outside) for n in (1, 2)],
+    "models elsewhere": lambda run, outside: [
+        link(f"checkpoints/{n}/model.safetensors")(run, outside) for n in (1, 2)
+    ],
     "a pickle for a model": content(MODEL, pickle.dumps(Trap())),
     "no model": content(MODEL, b""),
     "a model that declares exabytes": content(MODEL, header(HUGE)),
@@ -370,15 +437,20 @@ REFUSED: dict[str, Change] = {  # nothing can be done with such a run
         MODEL, header({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"abcd")
     ),
     "a manifest that leads out": content(
-        "checkpoints/*/manifest.json", b'{"update": 2, "files": {"../../../tiny.yaml": {"bytes": 1, "sha256": ""}}}'
+        "checkpoints/*/manifest.json",
+        b'{"update": 2, "files": {"../../../tiny.yaml": {"bytes": 1, "sha256": ""}}}',
     ),
     "a deep manifest": content("checkpoints/*/manifest.json", DEEP),
 }
 
 CONTINUED: dict[str, Change] = {  # only who would train it further meets these
     "a deep state": content("checkpoints/*/state.json", DEEP),
-    "a state of nonsense": content("checkpoints/*/state.json", b'{"update": {"a": []}, "seed": 1e308}'),
-    "a state that counts backwards": content("checkpoints/*/state.json", b'{"update": -5, "epoch": 99999999999999}'),
+    "a state of nonsense": content(
+        "checkpoints/*/state.json", b'{"update": {"a": []}, "seed": 1e308}'
+    ),
+    "a state that counts backwards": content(
+        "checkpoints/*/state.json", b'{"update": -5, "epoch": 99999999999999}'
+    ),
     "no tensors": content("checkpoints/*/state.safetensors", b""),
     "tensors that declare exabytes": content("checkpoints/*/state.safetensors", header(HUGE)),
     "a log elsewhere": link("log.jsonl"),
@@ -411,10 +483,20 @@ def forget_peak() -> None:
 
 TRANSLATE = ["translate", "abc", "--run", "runs/stranger"]
 EVALUATE = ["eval", "--run", "runs/stranger", "--metrics", "chrf"]
-CONTINUE = ["train", "--config", "tiny.yaml", "--run", "runs/stranger", "--set", "training.max_updates=3"]
+CONTINUE = [
+    "train",
+    "--config",
+    "tiny.yaml",
+    "--run",
+    "runs/stranger",
+    "--set",
+    "training.max_updates=3",
+]
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured by /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="memory is measured by /proc"
+)
 @pytest.mark.parametrize("name", [*REFUSED, *CONTINUED])
 def test_a_hostile_run_is_refused_in_words(work, stranger, name):
     run, outside = stranger

@@ -19,7 +19,11 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-SOURCES = [path for folder in ("mtcli", "data", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+SOURCES = [
+    path
+    for folder in ("mtcli", "data", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
 
 # The law of the house: a wing imports only from wings to its left. Inside a wing, imports have no circles.
 WINGS = "support config text models run decoding training cli".split()
@@ -57,9 +61,13 @@ def imports(module: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, ".".join(parts)
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name not in ("__init__", "__main__")])
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if name not in ("__init__", "__main__")]
+)
 def test_a_wing_imports_only_from_wings_to_its_left(module: str) -> None:
-    assert wing(module) in WINGS, f"mtcli/{wing(module)} is new to the house: give it a place in WINGS"
+    assert wing(module) in WINGS, (
+        f"mtcli/{wing(module)} is new to the house: give it a place in WINGS"
+    )
     for line, imported in imports(module):
         assert WINGS.index(wing(imported)) <= WINGS.index(wing(module)), (
             f"mtcli/{module.replace('.', '/')}.py:{line} imports {imported}, of a wing to the right of its own"
@@ -78,7 +86,11 @@ def test_the_reading_of_imports_sees_both_the_near_and_the_far_form() -> None:
 
 
 def test_torch_stays_unloaded_until_it_is_needed() -> None:
-    names = ["mtcli" if name == "__init__" else f"mtcli.{name}" for name in WITHOUT_TORCH if name in MODULES]
+    names = [
+        "mtcli" if name == "__init__" else f"mtcli.{name}"
+        for name in WITHOUT_TORCH
+        if name in MODULES
+    ]
     program = (
         "import importlib, sys\n"
         f"for name in {names!r}:\n"
@@ -97,7 +109,9 @@ PICKLING = {"torch.load", "torch.save", "numpy.load", "np.load", "dist.all_gathe
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_is_pickled_and_every_module_says_what_it_is(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert ast.get_docstring(tree), f"{path.name} has no docstring: its role, and what it does not know"
+    assert ast.get_docstring(tree), (
+        f"{path.name} has no docstring: its role, and what it does not know"
+    )
     for node in ast.walk(tree):
         place = f"{path.name}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Import):
@@ -112,14 +126,33 @@ def test_nothing_is_pickled_and_every_module_says_what_it_is(path: Path) -> None
 def texts() -> list[Path]:
     """The files of the project that people read."""
     kinds = {".py", ".md", ".yaml", ".toml", ".txt", ".json", ""}
-    hidden = {".git", ".venv", ".mypy_cache", ".ruff_cache", "runs", "build", "dist", "__pycache__", ".pytest_cache", ".hypothesis"}
-    found = (path for path in ROOT.rglob("*") if not hidden.intersection(path.relative_to(ROOT).parts))
-    return sorted(path for path in found if path.is_file() and path.suffix in kinds and ".egg-info" not in str(path))
+    hidden = {
+        ".git",
+        ".venv",
+        ".mypy_cache",
+        ".ruff_cache",
+        "runs",
+        "build",
+        "dist",
+        "__pycache__",
+        ".pytest_cache",
+        ".hypothesis",
+    }
+    found = (
+        path for path in ROOT.rglob("*") if not hidden.intersection(path.relative_to(ROOT).parts)
+    )
+    return sorted(
+        path
+        for path in found
+        if path.is_file() and path.suffix in kinds and ".egg-info" not in str(path)
+    )
 
 
 def test_no_file_knows_the_machine_it_was_written_on() -> None:
     place = re.compile(r"(?<![\w.:/-])/(?:work|root|home|opt|tmp/w)(?=/|\b(?![\w-]))")
-    assert place.search("see /" + "work/data") and not place.search("encode/decode, https://a.org/home")
+    assert place.search("see /" + "work/data") and not place.search(
+        "encode/decode, https://a.org/home"
+    )
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in texts()
@@ -138,7 +171,9 @@ def shell_commands() -> list[tuple[str, str]]:
     found = []
     readme = ROOT / "README.md"
     if readme.exists():
-        for block in re.finditer(r"^```sh\n(.*?)^```", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for block in re.finditer(
+            r"^```sh\n(.*?)^```", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        ):
             found += [("README.md", line) for line in block[1].replace("\\\n", " ").splitlines()]
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         found += [
@@ -184,7 +219,11 @@ def wrong(command: str) -> str | None:
 
 
 def test_commands_in_the_readme_and_the_configs_can_be_typed() -> None:
-    reasons = [f"{place}: {command}: {why}" for place, command in shell_commands() if (why := wrong(command))]
+    reasons = [
+        f"{place}: {command}: {why}"
+        for place, command in shell_commands()
+        if (why := wrong(command))
+    ]
     assert not reasons, "\n".join(reasons)
 
 

@@ -13,7 +13,10 @@ from mtcli.models.layers import Dropout
 def test_loss_and_gradients_are_those_of_pytorch(monkeypatch, smoothing, chunk):
     monkeypatch.setattr(losses, "CHUNK", chunk)
     torch.manual_seed(0)
-    states, weight, bias = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in [(9, 4), (7, 4), (7,)])
+    states, weight, bias = (
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+        for shape in [(9, 4), (7, 4), (7,)]
+    )
     targets = torch.randint(0, 7, (9,))
 
     ours, likelihood = losses.cross_entropy(states, weight, bias, targets, smoothing)
@@ -22,20 +25,28 @@ def test_loss_and_gradients_are_those_of_pytorch(monkeypatch, smoothing, chunk):
 
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(likelihood, F.cross_entropy(logits, targets, reduction="sum"))
-    for got, expected in zip(*(torch.autograd.grad(3 * each, (states, weight, bias)) for each in (ours, theirs))):
+    for got, expected in zip(
+        *(torch.autograd.grad(3 * each, (states, weight, bias)) for each in (ours, theirs))
+    ):
         torch.testing.assert_close(got, expected)
 
 
 def test_large_logits_do_not_overflow():
     states = torch.tensor([[1000.0], [-1000.0]], requires_grad=True)
-    loss, _ = losses.cross_entropy(states, torch.tensor([[1.0], [-1.0]]), torch.zeros(2), torch.tensor([0, 0]))
+    loss, _ = losses.cross_entropy(
+        states, torch.tensor([[1.0], [-1.0]]), torch.zeros(2), torch.tensor([0, 0])
+    )
     loss.backward()
     assert loss.item() == 2000 and states.grad.isfinite().all()
 
 
 def test_autocast_agrees_to_its_precision():
     torch.manual_seed(0)
-    states, weight, bias = torch.randn(20, 16, requires_grad=True), torch.randn(30, 16), torch.randn(30)
+    states, weight, bias = (
+        torch.randn(20, 16, requires_grad=True),
+        torch.randn(30, 16),
+        torch.randn(30),
+    )
     targets = torch.randint(0, 30, (20,))
     exact, _ = losses.cross_entropy(states, weight, bias, targets, 0.1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -51,7 +62,9 @@ def test_dropout_keeps_the_right_share_and_the_mean():
     y = dropout(x)
     assert set(y.unique().tolist()) == {0.0, y.max().item()}
     assert y.max().item() == pytest.approx(1 / 0.7, rel=1e-4)
-    assert (y == 0).float().mean().item() == pytest.approx(0.3, abs=0.005)  # ten standard deviations
+    assert (y == 0).float().mean().item() == pytest.approx(
+        0.3, abs=0.005
+    )  # ten standard deviations
     assert y.mean().item() == pytest.approx(1, abs=0.01)
     assert (dropout(x) != y).any(), "a new mask every time"
     assert dropout.eval()(x) is x

@@ -21,7 +21,11 @@ from mtcli.text.metrics import METRICS, bleu_tokenizer, compare, score, score_al
 ENGLISH = [
     ["The cat sat on the mat today.", "Today the cat was sitting on the mat."],
     ["A man in a blue shirt is standing on a ladder."],
-    ["Two dogs (both black) play in the snow!", "Two black dogs are playing in snow.", "Black dogs play."],
+    [
+        "Two dogs (both black) play in the snow!",
+        "Two black dogs are playing in snow.",
+        "Black dogs play.",
+    ],
     ["Nobody knows."],
 ]
 HYPOTHESES = [
@@ -30,17 +34,35 @@ HYPOTHESES = [
     "Two black dogs play in the snow.",
     "",
 ]
-OTHERS = ["The cat sat on the mat.", "A man is on a ladder.", "Two dogs (both black) play in the snow!", "Who knows."]
+OTHERS = [
+    "The cat sat on the mat.",
+    "A man is on a ladder.",
+    "Two dogs (both black) play in the snow!",
+    "Who knows.",
+]
 CHINESE = [["我有三只猫。"], ["他昨天在学校读了一本书。"], ["你喜欢苹果吗?"]]
 CHINESE_HYPOTHESES = ["我有三个猫。", "他昨天读了一本书在学校。", "你喜欢苹果吗?"]
 
 
-def sacrebleu(folder: Path, references: list[list[str]], hypotheses: list[str], *options: str) -> list[dict]:
+def sacrebleu(
+    folder: Path, references: list[list[str]], hypotheses: list[str], *options: str
+) -> list[dict]:
     """What sacreBLEU's command line says. It takes a file for each reference, with as many lines as the others."""
-    files = [folder / name for name in ("hypotheses", "reference 1", "reference 2")[: len(references[0]) + 1]]
+    files = [
+        folder / name
+        for name in ("hypotheses", "reference 1", "reference 2")[: len(references[0]) + 1]
+    ]
     for file, lines in zip(files, [hypotheses, *zip(*references)], strict=True):
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    command = [sys.executable, "-m", "sacrebleu", *map(str, files[1:]), "-i", str(files[0]), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "sacrebleu",
+        *map(str, files[1:]),
+        "-i",
+        str(files[0]),
+        *options,
+    ]
     command += ["--width", "8", "--format", "json", "-m", "bleu", "chrf", "ter"]
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
 
@@ -49,10 +71,16 @@ def first(references: list[list[str]]) -> list[list[str]]:
     return [texts[:1] for texts in references]
 
 
-@pytest.mark.parametrize("references", [first(ENGLISH), [texts[:1] + texts[-1:] for texts in ENGLISH]])
-def test_english_scores_are_those_of_sacrebleus_command_line(tmp_path: Path, references: list[list[str]]) -> None:
+@pytest.mark.parametrize(
+    "references", [first(ENGLISH), [texts[:1] + texts[-1:] for texts in ENGLISH]]
+)
+def test_english_scores_are_those_of_sacrebleus_command_line(
+    tmp_path: Path, references: list[list[str]]
+) -> None:
     ours = score_all(["bleu", "chrf", "ter"], HYPOTHESES, references, target_language="en")
-    for mine, theirs in zip(ours.values(), sacrebleu(tmp_path, references, HYPOTHESES), strict=True):
+    for mine, theirs in zip(
+        ours.values(), sacrebleu(tmp_path, references, HYPOTHESES), strict=True
+    ):
         assert mine.value == pytest.approx(theirs["score"], abs=1e-7)
         assert mine.signature == theirs["signature"]
 
@@ -61,7 +89,9 @@ def test_lowercase_is_that_of_sacrebleus_command_line(tmp_path: Path) -> None:
     ours = score_all(["bleu", "chrf", "ter"], HYPOTHESES, first(ENGLISH), lowercase=True)
     theirs = sacrebleu(tmp_path, first(ENGLISH), HYPOTHESES, "--lowercase", "--chrf-lowercase")
     assert [mine.signature for mine in ours.values()] == [their["signature"] for their in theirs]
-    assert [mine.value for mine in ours.values()] == pytest.approx([their["score"] for their in theirs], abs=1e-7)
+    assert [mine.value for mine in ours.values()] == pytest.approx(
+        [their["score"] for their in theirs], abs=1e-7
+    )
 
 
 def test_chinese_is_cut_into_characters(tmp_path: Path) -> None:
@@ -78,24 +108,34 @@ def test_chinese_is_cut_into_characters(tmp_path: Path) -> None:
 def test_lines_may_have_any_number_of_references(name: str) -> None:
     """A missing reference is no empty one: saying a line's last reference twice instead changes nothing."""
     value = score(name, HYPOTHESES, ENGLISH).value
-    if name == "ter":  # averages the lengths of a line's references, so the repeated one would count twice
+    if (
+        name == "ter"
+    ):  # averages the lengths of a line's references, so the repeated one would count twice
         texts = [[texts[0]] * 3 for texts in ENGLISH]
         assert score(name, HYPOTHESES, texts).value == score(name, HYPOTHESES, first(ENGLISH)).value
         # Edits are those of the closest reference; lengths averaged by hand: (7 + 8) / 2, 11, (8 + 7 + 3) / 3, 2.
         edits = sum(
-            min(round(score(name, [line], [[text]]).value * len(text.split()) / 100) for text in texts)
+            min(
+                round(score(name, [line], [[text]]).value * len(text.split()) / 100)
+                for text in texts
+            )
             for line, texts in zip(HYPOTHESES, ENGLISH)
         )
         assert value == pytest.approx(100 * edits / (7.5 + 11 + 6 + 2))
     else:
-        assert value == score(name, HYPOTHESES, [(texts + texts[-1:] * 2)[:3] for texts in ENGLISH]).value
+        assert (
+            value
+            == score(name, HYPOTHESES, [(texts + texts[-1:] * 2)[:3] for texts in ENGLISH]).value
+        )
     assert "nrefs:var" in score(name, HYPOTHESES, ENGLISH).signature
 
 
 def test_exact_match_is_a_share_of_lines() -> None:
     references = [["a b"], ["c", "d"], ["e"], [""]]
     assert score("exact_match", ["a b ", "d", "x", ""], references).value == 75
-    assert score("exact_match", ["A b", "D", "a  b", " "], references).value == 25  # case and inner spaces count
+    assert (
+        score("exact_match", ["A b", "D", "a  b", " "], references).value == 25
+    )  # case and inner spaces count
     assert score("exact_match", ["A b", "D", "a  b", " "], references, lowercase=True).value == 75
     assert "case:lc" in score("exact_match", ["a"], [["a"]], lowercase=True).signature
 
@@ -114,7 +154,10 @@ def test_any_text_can_be_scored_and_a_copy_is_perfect(lines: list[str]) -> None:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_better_text_scores_better_in_the_direction_the_metric_says(name: str) -> None:
-    perfect, poor = score(name, OTHERS, [[line] for line in OTHERS]), score(name, HYPOTHESES, [[x] for x in OTHERS])
+    perfect, poor = (
+        score(name, OTHERS, [[line] for line in OTHERS]),
+        score(name, HYPOTHESES, [[x] for x in OTHERS]),
+    )
     assert (perfect.value < poor.value) == (name in metrics.LOWER_IS_BETTER)
     assert perfect.value != poor.value
 
@@ -124,21 +167,35 @@ def test_better_text_scores_better_in_the_direction_the_metric_says(name: str) -
 
 @pytest.mark.parametrize(
     "language, expected",
-    [("en", "13a"), (None, "13a"), ("", "13a"), ("de_DE", "13a"), ("th", "char"), ("tha_Thai", "char")]
-    + [(code, "zh") for code in ("zh", "ZH", "zh-CN", "zh_TW", "zho", "cmn", "zho_Hans", "cmn-Hant", "chi")],
+    [
+        ("en", "13a"),
+        (None, "13a"),
+        ("", "13a"),
+        ("de_DE", "13a"),
+        ("th", "char"),
+        ("tha_Thai", "char"),
+    ]
+    + [
+        (code, "zh")
+        for code in ("zh", "ZH", "zh-CN", "zh_TW", "zho", "cmn", "zho_Hans", "cmn-Hant", "chi")
+    ],
 )
 def test_the_tokenizer_follows_the_target_language(language: str | None, expected: str) -> None:
     assert bleu_tokenizer(language) == expected
     assert bleu_tokenizer(language, "intl") == "intl"  # unless one is wanted
 
 
-@pytest.mark.parametrize("language, without, wanted", [("jpn", "char", "ja-mecab"), ("ko-KR", "13a", "ko-mecab")])
+@pytest.mark.parametrize(
+    "language, without, wanted", [("jpn", "char", "ja-mecab"), ("ko-KR", "13a", "ko-mecab")]
+)
 def test_mecab_is_used_where_installed(language, without, wanted, monkeypatch, caplog) -> None:
     metrics._warn_once.cache_clear()
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
     assert bleu_tokenizer(language) == bleu_tokenizer(language) == without
     assert caplog.text.count(wanted) == 1  # said once
-    with pytest.raises(UserError, match=rf"'{wanted}' is not installed: pip install 'sacrebleu\[{wanted[:2]}\]'"):
+    with pytest.raises(
+        UserError, match=rf"'{wanted}' is not installed: pip install 'sacrebleu\[{wanted[:2]}\]'"
+    ):
         bleu_tokenizer(language, wanted)
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: object())
     assert bleu_tokenizer(language) == bleu_tokenizer(language, wanted) == wanted
@@ -146,13 +203,17 @@ def test_mecab_is_used_where_installed(language, without, wanted, monkeypatch, c
 
 def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "SACREBLEU_DIR", str(tmp_path))
-    with pytest.raises(UserError, match=r"'flores200' needs a file that is not here: save http\S+ as .*flores200"):
+    with pytest.raises(
+        UserError, match=r"'flores200' needs a file that is not here: save http\S+ as .*flores200"
+    ):
         score("bleu", ["a"], [["a"]], tokenizer="flores200")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_config_names_what_is_here() -> None:
-    allowed = typing.get_args(typing.get_args(config.Evaluation.model_fields["bleu_tokenizer"].annotation)[0])
+    allowed = typing.get_args(
+        typing.get_args(config.Evaluation.model_fields["bleu_tokenizer"].annotation)[0]
+    )
     assert set(allowed) == set(metrics.BLEU_TOKENIZERS)
     assert set(config.Evaluation().metrics) == set(METRICS)
 
@@ -175,7 +236,9 @@ def test_the_comparison_is_sacrebleus_paired_bootstrap() -> None:
     assert [row[:2] for row in rows] == [row[:2] for row in expected]
     assert [row[2:5] for row in rows] == [pytest.approx(row[2:5]) for row in expected]
     assert [row[5:] for row in rows] == [row[5:] for row in expected]
-    assert rows == compare(systems, first(ENGLISH) * 5, ["ter", "bleu", "chrf"], samples=200)  # the seed holds
+    assert rows == compare(
+        systems, first(ENGLISH) * 5, ["ter", "bleu", "chrf"], samples=200
+    )  # the seed holds
 
 
 def test_a_comparison_tells_a_difference_from_none() -> None:
@@ -206,7 +269,9 @@ def test_bad_corpora_are_refused(name: str) -> None:
 
 
 def test_bad_names_and_counts_are_refused() -> None:
-    with pytest.raises(UserError, match="metric 'blue' is not known; choose bleu, chrf, ter, exact_match"):
+    with pytest.raises(
+        UserError, match="metric 'blue' is not known; choose bleu, chrf, ter, exact_match"
+    ):
         score("blue", ["a"], [["a"]])
     with pytest.raises(UserError, match="tokenizer '13b' is not known; choose 13a, intl"):
         score("bleu", ["a"], [["a"]], tokenizer="13b")

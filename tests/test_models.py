@@ -109,17 +109,25 @@ def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor.clone() for key, tensor in tensors.items()}
 
 
-def unroll(model: Seq2Seq, memory: Memory, state: State, tokens: Tensor) -> tuple[Tensor, Tensor | None, State]:
+def unroll(
+    model: Seq2Seq, memory: Memory, state: State, tokens: Tensor
+) -> tuple[Tensor, Tensor | None, State]:
     """Step through tokens (R, T) -> logits (R, T, V), attention (R, T, S) or None, the last State."""
     logits, attentions = [], []
     for column in tokens.unbind(1):
         step, state, attention = model.decode_step(column, state, memory, attention=True)
         logits.append(step)
         attentions.append(attention)
-    return torch.stack(logits, 1), None if attentions[0] is None else torch.stack(attentions, 1), state
+    return (
+        torch.stack(logits, 1),
+        None if attentions[0] is None else torch.stack(attentions, 1),
+        state,
+    )
 
 
-def start(model: Seq2Seq, source: Tensor, mask: Tensor, hypotheses: int = 1) -> tuple[Memory, State]:
+def start(
+    model: Seq2Seq, source: Tensor, mask: Tensor, hypotheses: int = 1
+) -> tuple[Memory, State]:
     """Memory of B sentences and State of K·B hypotheses, side by side."""
     memory = model.encode(source, mask)
     rows = torch.arange(len(source)).repeat_interleave(hypotheses)
@@ -142,7 +150,9 @@ def test_teacher_forcing_equals_steps(model: Seq2Seq, batch: tuple[Tensor, ...])
     same(model.project(states), logits)
 
 
-def test_every_source_token_matters_and_padding_does_not(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+def test_every_source_token_matters_and_padding_does_not(
+    model: Seq2Seq, batch: tuple[Tensor, ...]
+) -> None:
     source, mask, target = batch
     states = model(source, mask, target)
     logits, _, _ = unroll(model, *start(model, source, mask), target)
@@ -161,7 +171,9 @@ def test_every_source_token_matters_and_padding_does_not(model: Seq2Seq, batch: 
         assert difference[1:].max() == 0
 
 
-def test_a_state_knows_its_prefix_and_nothing_after(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+def test_a_state_knows_its_prefix_and_nothing_after(
+    model: Seq2Seq, batch: tuple[Tensor, ...]
+) -> None:
     source, mask, target = batch
     changed = target.clone()
     changed[:, 3] = (changed[:, 3] + 1) % VOCABULARY
@@ -170,7 +182,9 @@ def test_a_state_knows_its_prefix_and_nothing_after(model: Seq2Seq, batch: tuple
     assert (difference[:, 3:].amax(2) > 1e-9).all()
 
 
-def test_a_sentence_does_not_depend_on_its_batch(config: Any, model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+def test_a_sentence_does_not_depend_on_its_batch(
+    config: Any, model: Seq2Seq, batch: tuple[Tensor, ...]
+) -> None:
     source, mask, target = batch
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
         model.to(dtype)
@@ -180,22 +194,32 @@ def test_a_sentence_does_not_depend_on_its_batch(config: Any, model: Seq2Seq, ba
             alone = source[row : row + 1, :length], mask[row : row + 1, :length]
             prefix = target[row : row + 1]
             same(model.project(model(*alone, prefix)).log_softmax(-1)[0], forced[row], tolerance)
-            same(unroll(model, *start(model, *alone), prefix)[0].log_softmax(-1)[0], stepped[row], tolerance)
+            same(
+                unroll(model, *start(model, *alone), prefix)[0].log_softmax(-1)[0],
+                stepped[row],
+                tolerance,
+            )
 
 
-def test_hypotheses_of_a_sentence_do_not_depend_on_its_batch(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+def test_hypotheses_of_a_sentence_do_not_depend_on_its_batch(
+    model: Seq2Seq, batch: tuple[Tensor, ...]
+) -> None:
     """Three of each, which swap places at every step, for longer than any room for their past is made at once."""
     source, mask, _ = batch
     generator = torch.Generator().manual_seed(4)
     tokens = torch.randint(VOCABULARY, (12, len(source), 3), generator=generator)
     moves = torch.randint(3, (12, len(source), 3), generator=generator)
 
-    def decode(source: Tensor, mask: Tensor, tokens: Tensor, moves: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+    def decode(
+        source: Tensor, mask: Tensor, tokens: Tensor, moves: Tensor
+    ) -> list[tuple[Tensor, Tensor | None]]:
         memory, state = start(model, source, mask, 3)
         steps = []
         everyone = torch.arange(len(source))
         for step, (column, move) in enumerate(zip(tokens, moves)):
-            logits, state, attention = model.decode_step(column.flatten(), state, memory, attention=True)
+            logits, state, attention = model.decode_step(
+                column.flatten(), state, memory, attention=True
+            )
             rows = (move + 3 * everyone.unsqueeze(1)).flatten()
             state = model.reorder(state, rows, everyone if step % 2 else None)
             steps.append((logits, attention))
@@ -217,15 +241,23 @@ def test_dimension_0_is_the_row(model: Seq2Seq, batch: tuple[Tensor, ...]) -> No
     memory, state = start(model, source, mask)
     assert memory and state
     assert all(len(tensor) == len(source) for tensor in (*memory.values(), *state.values()))
-    _, state, _ = model.decode_step(target[:, 0].repeat_interleave(3), start(model, source, mask, 3)[1], memory)
+    _, state, _ = model.decode_step(
+        target[:, 0].repeat_interleave(3), start(model, source, mask, 3)[1], memory
+    )
     shared = {name for name in state if name.startswith("past_")}
     assert all(len(state[name]) == len(source) for name in shared)
-    assert all(len(tensor) == 3 * len(source) for name, tensor in state.items() if name not in shared)
+    assert all(
+        len(tensor) == 3 * len(source) for name, tensor in state.items() if name not in shared
+    )
 
 
-def test_a_shared_memory_gives_what_a_repeated_one_gives(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+def test_a_shared_memory_gives_what_a_repeated_one_gives(
+    model: Seq2Seq, batch: tuple[Tensor, ...]
+) -> None:
     source, mask, _ = batch
-    tokens = torch.randint(VOCABULARY, (3 * len(source), TARGET), generator=torch.Generator().manual_seed(3))
+    tokens = torch.randint(
+        VOCABULARY, (3 * len(source), TARGET), generator=torch.Generator().manual_seed(3)
+    )
     shared, state = start(model, source, mask, 3)
     repeated = select_rows(shared, torch.arange(len(source)).repeat_interleave(3))
     before = copied(shared)
@@ -238,7 +270,9 @@ def test_a_shared_memory_gives_what_a_repeated_one_gives(model: Seq2Seq, batch: 
         assert torch.equal(tensor, before[key]), f"a step wrote into Memory's {key}"
 
 
-def test_choosing_hypotheses_commutes_with_stepping(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+def test_choosing_hypotheses_commutes_with_stepping(
+    model: Seq2Seq, batch: tuple[Tensor, ...]
+) -> None:
     source, mask, target = batch
     memory, state = start(model, source, mask, 2)
     prefix, next_tokens = target.repeat_interleave(2, 0)[:, :3], torch.arange(2 * len(source))
@@ -246,14 +280,18 @@ def test_choosing_hypotheses_commutes_with_stepping(model: Seq2Seq, batch: tuple
     _, _, state = unroll(model, memory, state, prefix)
     rows = torch.tensor([1, 1, 3, 2, 4, 4, 7, 6])  # each within its own sentence
     logits, stepped, _ = model.decode_step(next_tokens, copied(state), memory)
-    expected, expected_state, _ = model.decode_step(next_tokens[rows], model.reorder(state, rows), memory)
+    expected, expected_state, _ = model.decode_step(
+        next_tokens[rows], model.reorder(state, rows), memory
+    )
     same(logits[rows], expected)
     more = target[:, 4].repeat_interleave(2)
     logits, _, _ = model.decode_step(more, model.reorder(stepped, rows), memory)
     same(logits, model.decode_step(more, expected_state, memory)[0])
 
 
-def test_dropping_sentences_commutes_with_stepping(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+def test_dropping_sentences_commutes_with_stepping(
+    model: Seq2Seq, batch: tuple[Tensor, ...]
+) -> None:
     source, mask, target = batch
     memory, state = start(model, source, mask, 2)
     _, _, state = unroll(model, memory, state, target.repeat_interleave(2, 0)[:, :3])
@@ -267,7 +305,9 @@ def test_dropping_sentences_commutes_with_stepping(model: Seq2Seq, batch: tuple[
         same(fewer[2], attention[rows])
 
 
-def test_attention_is_over_real_tokens(config: Any, model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+def test_attention_is_over_real_tokens(
+    config: Any, model: Seq2Seq, batch: tuple[Tensor, ...]
+) -> None:
     source, mask, target = batch
     memory, state = start(model, source, mask, 2)
     _, attention, _ = unroll(model, memory, state, target.repeat_interleave(2, 0))
@@ -285,9 +325,13 @@ def test_attention_is_over_real_tokens(config: Any, model: Seq2Seq, batch: tuple
 def test_gradients_reach_every_parameter(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
     source, mask, target = batch
     logits = model.project(model(source, mask, target))
-    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target[:, 1:].flatten()).backward()
+    torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), target[:, 1:].flatten()
+    ).backward()
     for key, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().max() > 0, f"{key} learns nothing"
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, (
+            f"{key} learns nothing"
+        )
 
 
 def test_dropout_acts_in_training_only(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
@@ -298,7 +342,11 @@ def test_dropout_acts_in_training_only(model: Seq2Seq, batch: tuple[Tensor, ...]
 
 
 def test_tied_tables_are_one(config: Any, model: Seq2Seq) -> None:
-    tables = [parameter for parameter in model.parameters() if parameter.dim() == 2 and VOCABULARY in parameter.shape]
+    tables = [
+        parameter
+        for parameter in model.parameters()
+        if parameter.dim() == 2 and VOCABULARY in parameter.shape
+    ]
     assert len(tables) == {"none": 3, "target": 2, "all": 1}[config.tied_embeddings]
 
 
@@ -319,7 +367,10 @@ def test_registries_hold_what_the_config_names() -> None:
 @pytest.mark.parametrize("cell", options(Recurrent, "cell"))
 def test_a_step_by_hand_is_the_fused_one(cell: str) -> None:
     layer = CELLS[cell](5, 4).double()
-    inputs, state = torch.randn(3, 6, 5, dtype=torch.float64), torch.randn(3, layer.parts * 4, dtype=torch.float64)
+    inputs, state = (
+        torch.randn(3, 6, 5, dtype=torch.float64),
+        torch.randn(3, layer.parts * 4, dtype=torch.float64),
+    )
     outputs, last = layer(inputs, state)
     for step in range(6):
         gates = torch.nn.functional.linear(inputs[:, step], layer.weight_ih_l0, layer.bias_ih_l0)
@@ -337,7 +388,10 @@ def test_additive_attention_is_that_of_the_paper(batch: tuple[Tensor, ...]) -> N
     context, weights = attention(queries, attention.keys(values), values, mask)
     for row, length in enumerate(LENGTHS):
         for query in range(3):
-            pairs = torch.tanh(attention.from_query(queries[row, query]) + attention.from_value(values[row, :length]))
+            pairs = torch.tanh(
+                attention.from_query(queries[row, query])
+                + attention.from_value(values[row, :length])
+            )
             expected = (pairs @ attention.v.weight[0]).softmax(0)
             same(weights[row, query, :length], expected, 1e-12)
             same(context[row, query], expected @ values[row, :length], 1e-12)
@@ -350,7 +404,9 @@ def test_the_backward_encoder_starts_at_the_last_real_token(batch: tuple[Tensor,
     forward, backward = model.encoder.layers[0], model.encoder.backward_layers[0]
     both = torch.nn.GRU(6, 4, batch_first=True, bidirectional=True).double()
     weights = {key: tensor for key, tensor in forward.state_dict().items()}
-    both.load_state_dict(weights | {f"{key}_reverse": tensor for key, tensor in backward.state_dict().items()})
+    both.load_state_dict(
+        weights | {f"{key}_reverse": tensor for key, tensor in backward.state_dict().items()}
+    )
     for row, length in enumerate(LENGTHS):
         values = model.encode(source, mask)["values"][row, :length]
         same(values, both(model.source_embedding(source[row : row + 1, :length]))[0][0])
@@ -358,5 +414,7 @@ def test_the_backward_encoder_starts_at_the_last_real_token(batch: tuple[Tensor,
 
 def test_vocabularies_that_cannot_share_a_table_are_refused() -> None:
     for config in (Recurrent(tied_embeddings="all"), Transformer(tied_embeddings="all")):
-        with pytest.raises(UserError, match="source vocabulary has 9 tokens and the target vocabulary 8.*shared"):
+        with pytest.raises(
+            UserError, match="source vocabulary has 9 tokens and the target vocabulary 8.*shared"
+        ):
             build_model(config, 9, 8)

@@ -10,7 +10,9 @@ from mtcli import config as c
 from mtcli.models import build_model
 from mtcli.training import optim
 
-MODEL = c.Transformer(hidden_size=8, feed_forward_size=16, heads=2, encoder_layers=1, decoder_layers=1)
+MODEL = c.Transformer(
+    hidden_size=8, feed_forward_size=16, heads=2, encoder_layers=1, decoder_layers=1
+)
 
 
 @given(st.integers(0, 5000), st.floats(0, 1))
@@ -18,12 +20,17 @@ def test_schedules_follow_their_formulas(update, progress):
     warm = min(1, (update + 1) / 100)
     for config, expected in [
         (c.Constant(warmup_updates=100), warm),
-        (c.InverseSquareRoot(warmup_updates=100), min((update + 1) / 100, math.sqrt(100 / (update + 1)))),
+        (
+            c.InverseSquareRoot(warmup_updates=100),
+            min((update + 1) / 100, math.sqrt(100 / (update + 1))),
+        ),
         (c.Linear(warmup_updates=100, final_fraction=0.1), warm * (1 - 0.9 * progress)),
         (c.Cosine(warmup_updates=100), warm * (1 + math.cos(math.pi * progress)) / 2),
         (c.Plateau(warmup_updates=100), warm),
     ]:
-        assert optim.build_schedule(config).factor(update, progress) == pytest.approx(expected, abs=1e-12)
+        assert optim.build_schedule(config).factor(update, progress) == pytest.approx(
+            expected, abs=1e-12
+        )
 
 
 def test_plateau_falls_after_its_patience_and_remembers():
@@ -81,7 +88,10 @@ def test_muon_is_pytorchs(shape, monkeypatch):
     ours = [torch.nn.Parameter(torch.randn(shape)) for _ in range(3)]
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
     options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}
-    optimizers = optim.Muon(ours, **options), torch.optim.Muon(theirs, **options, adjust_lr_fn="match_rms_adamw")
+    optimizers = (
+        optim.Muon(ours, **options),
+        torch.optim.Muon(theirs, **options, adjust_lr_fn="match_rms_adamw"),
+    )
     for _ in range(4):
         for one, other in zip(ours, theirs):
             one.grad = torch.randn(shape)

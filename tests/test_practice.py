@@ -37,7 +37,9 @@ SOURCES = [source for source, _ in tiny.pairs(30, seed=2)]
 MODELS = {
     "gru": {"model": "gru"},
     "transformer": {"model": "transformer", "data": {"max_length": 12}},
-    "learned": {"model": {**tiny.MODELS["transformer"], "positions": "learned", "max_positions": 40}},
+    "learned": {
+        "model": {**tiny.MODELS["transformer"], "positions": "learned", "max_positions": 40}
+    },
     "word": {"model": "gru", "tokenizer": {"type": "word", "min_count": 2}},
     "subword": {"model": "gru", "tokenizer": {"type": "subword", "vocabulary_size": 300}},
 }
@@ -57,7 +59,9 @@ def runs(tmp_path_factory) -> Callable[..., Path]:
             whole = tiny.config(folder, "gru", **options, training={"seed": seed, **training})
             whole["model"] = tiny.MODELS.get(model, model) if isinstance(model, str) else model
             text = json.dumps(whole)
-            Trainer(Run.create(path, text, configs.loads(text, "test")), torch.device("cpu")).train()
+            Trainer(
+                Run.create(path, text, configs.loads(text, "test")), torch.device("cpu")
+            ).train()
         return path
 
     return run
@@ -109,7 +113,13 @@ def test_cutting_loses_nothing_but_white_space_and_every_piece_is_short(text, ma
 
 
 def test_cutting_takes_time_in_proportion_to_the_text():
-    for text in ("." * 200_000, " " * 200_000 + "x", ".)" * 100_000, "a," * 100_000, "a " * 100_000):
+    for text in (
+        "." * 200_000,
+        " " * 200_000 + "x",
+        ".)" * 100_000,
+        "a," * 100_000,
+        "a " * 100_000,
+    ):
         assert cut(text, 50)  # a quadratic pattern would take minutes
 
 
@@ -119,7 +129,11 @@ def test_a_long_line_is_the_sum_of_its_sentences_with_a_warning(load, caplog):
     alone = translator.translate(sentences)
     caplog.clear()
     first, whole = translator.translate(["ab", " ".join(sentences)], attention=True)
-    assert "Line 2 has 26 tokens" in caplog.text and "Line 1" not in caplog.text and "3 pieces" in caplog.text
+    assert (
+        "Line 2 has 26 tokens" in caplog.text
+        and "Line 1" not in caplog.text
+        and "3 pieces" in caplog.text
+    )
     assert whole.text == " ".join(each.text for each in alone if each.text)
     together = sum(each.hypotheses[0].log_probability for each in alone)
     assert whole.hypotheses[0].log_probability == pytest.approx(together, abs=1e-9)
@@ -141,7 +155,9 @@ def test_no_line_is_too_long_for_learned_positions(load, caplog):
     assert len(found) == 3
     assert all(f"Line {line}" in caplog.text for line in (1, 2)) and "Line 3" not in caplog.text
     assert len(found[2].hypotheses[0].tokens) <= 39
-    with pytest.raises(UserError, match="Pair 2: the target has 50 tokens; the model has positions for 39"):
+    with pytest.raises(
+        UserError, match="Pair 2: the target has 50 tokens; the model has positions for 39"
+    ):
         list(translator.score([("a", "b"), ("a", "b" * 50)]))
 
 
@@ -174,7 +190,9 @@ def test_hypotheses_differ_and_forced_decoding_confirms_their_scores(load, kind)
             translator.score((translation.source, each.tokens) for each in translation.hypotheses),
         ):
             assert sum(tokens) == pytest.approx(each.log_probability, abs=1e-6)
-            assert sum(tokens) / decoding.length_penalty.divisor(len(tokens)) == pytest.approx(each.score, abs=1e-6)
+            assert sum(tokens) / decoding.length_penalty.divisor(len(tokens)) == pytest.approx(
+                each.score, abs=1e-6
+            )
 
 
 def test_of_two_ways_to_write_a_text_the_better_one_counts(load, monkeypatch):
@@ -185,22 +203,35 @@ def test_of_two_ways_to_write_a_text_the_better_one_counts(load, monkeypatch):
     def search(sources, decoding, *, n_best, **_):
         asked.append(n_best)
         found = [([ids[0]], -1.0), ([ids[0]], -2.0), ([ids[1]], -3.0), (ids, -4.0)]
-        return [[SimpleNamespace(tokens=t, score=s, log_probability=s, attention=None) for t, s in found[:n_best]]] * len(sources)
+        return [
+            [
+                SimpleNamespace(tokens=t, score=s, log_probability=s, attention=None)
+                for t, s in found[:n_best]
+            ]
+        ] * len(sources)
 
     monkeypatch.setattr(translator.engine, "search", search)
     found = translator.translate(["a"], beam_size=4, n_best=2)[0].hypotheses
-    assert [(each.text, each.score) for each in found] == [("A", -1.0), ("B", -3.0)] and asked == [4]
-    assert len(translator.translate(["a"], sampling={}, n_best=2)[0].hypotheses) == 2  # samples stay as they fall
+    assert [(each.text, each.score) for each in found] == [("A", -1.0), ("B", -3.0)] and asked == [
+        4
+    ]
+    assert (
+        len(translator.translate(["a"], sampling={}, n_best=2)[0].hypotheses) == 2
+    )  # samples stay as they fall
 
 
-@pytest.mark.parametrize(("kind", "prefix"), [("gru", "AB "), ("transformer", "FED"), ("word", "AB"), ("subword", "FE")])
+@pytest.mark.parametrize(
+    ("kind", "prefix"), [("gru", "AB "), ("transformer", "FED"), ("word", "AB"), ("subword", "FE")]
+)
 def test_a_prefix_begins_every_translation(load, kind, prefix):
     translator = load(kind)
     if kind == "word":
         prefix = translator.codecs[1].vocabulary.tokens[7].strip("￭")
     for translation in translator.translate(SOURCES, n_best=3, prefix=prefix):
         assert all(each.text.startswith(prefix.strip()) for each in translation.hypotheses)
-    assert texts(translator.translate(SOURCES[:5], prefix=" ")) == texts(translator.translate(SOURCES[:5]))
+    assert texts(translator.translate(SOURCES[:5], prefix=" ")) == texts(
+        translator.translate(SOURCES[:5])
+    )
     assert translator.translate([""], prefix=prefix)[0].text == ""
 
 
@@ -221,7 +252,9 @@ def test_an_impossible_prefix_is_refused(load):
 
 
 def texts(translations) -> list[list[str]]:
-    return [[hypothesis.text for hypothesis in translation.hypotheses] for translation in translations]
+    return [
+        [hypothesis.text for hypothesis in translation.hypotheses] for translation in translations
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------- unknown words
@@ -235,10 +268,15 @@ def test_an_unknown_word_is_the_source_word_that_was_looked_at(load, monkeypatch
         assert attention and decoding.generate_unknown
         rows = [[0.1, 0.7, 0.1, 0.1], [0.6, 0.2, 0.1, 0.1], [0.0, 0.1, 0.3, 0.6], [0, 0, 0, 1]]
         tokens = [translating.UNK, known_id, translating.UNK, translating.EOS]
-        return [[SimpleNamespace(tokens=tokens, score=-1.0, log_probability=-1.0, attention=rows)] for _ in sources]
+        return [
+            [SimpleNamespace(tokens=tokens, score=-1.0, log_probability=-1.0, attention=rows)]
+            for _ in sources
+        ]
 
     monkeypatch.setattr(translator.engine, "search", search)
-    found = translator.translate(["one (two"], replace_unknown=True)[0].hypotheses[0]  # one, (￭, two and the end
+    found = translator.translate(["one (two"], replace_unknown=True)[0].hypotheses[
+        0
+    ]  # one, (￭, two and the end
     assert found.tokens == ["<unk>", known, "<unk>"] and found.attention is None
     assert found.text.split()[0] == "(" and found.text.split()[-1] == "two"
 
@@ -249,7 +287,9 @@ def test_unknown_words_are_really_replaced(load):
     assert any("<unk>" in each.text for each in with_unknown)
     replaced = translator.translate(SOURCES, replace_unknown=True)
     for before, after in zip(with_unknown, replaced):
-        assert "<unk>" not in after.text and after.hypotheses[0].tokens == before.hypotheses[0].tokens
+        assert (
+            "<unk>" not in after.text and after.hypotheses[0].tokens == before.hypotheses[0].tokens
+        )
         if "<unk>" in before.text:
             assert any(word in after.text for word in before.source.split())
 
@@ -257,14 +297,26 @@ def test_unknown_words_are_really_replaced(load):
 def test_of_subwords_the_whole_source_word_is_meant(load):
     translator = load("subword")
     tokens = translator.codecs[0].tokenizer.tokenize("fade bead")
-    first = tokens.index("▁", 1) if "▁" in tokens[1:] else next(i for i in range(1, len(tokens)) if tokens[i][0] == "▁")
-    assert [translator._source_word(tokens, i) for i in range(len(tokens))] == ["fade"] * first + ["bead"] * (len(tokens) - first)
+    first = (
+        tokens.index("▁", 1)
+        if "▁" in tokens[1:]
+        else next(i for i in range(1, len(tokens)) if tokens[i][0] == "▁")
+    )
+    assert [translator._source_word(tokens, i) for i in range(len(tokens))] == ["fade"] * first + [
+        "bead"
+    ] * (len(tokens) - first)
 
 
-def test_where_there_are_no_unknown_words_or_no_attention_it_is_said(load, runs, caplog, monkeypatch):
+def test_where_there_are_no_unknown_words_or_no_attention_it_is_said(
+    load, runs, caplog, monkeypatch
+):
     load("subword").translate(["a"], replace_unknown=True)
     assert "no unknown words" in caplog.text
-    monkeypatch.setitem(MODELS, "blind", {"model": {**tiny.MODELS["gru"], "attention": "none"}, "tokenizer": {"type": "word"}})
+    monkeypatch.setitem(
+        MODELS,
+        "blind",
+        {"model": {**tiny.MODELS["gru"], "attention": "none"}, "tokenizer": {"type": "word"}},
+    )
     with pytest.raises(UserError, match="no attention"):
         load("blind").translate(["a"], replace_unknown=True)
 
@@ -275,7 +327,9 @@ def test_where_there_are_no_unknown_words_or_no_attention_it_is_said(load, runs,
 def test_an_ensemble_of_one_model_twice_is_that_model(load):
     one, twice = load("gru"), load("gru", "gru")
     options = {"n_best": 3, "attention": True}
-    for alone, together in zip(one.translate(SOURCES, **options), twice.translate(SOURCES, **options)):
+    for alone, together in zip(
+        one.translate(SOURCES, **options), twice.translate(SOURCES, **options)
+    ):
         assert texts([alone]) == texts([together])
         for a, b in zip(alone.hypotheses, together.hypotheses):
             assert a.score == pytest.approx(b.score, abs=1e-9)
@@ -293,7 +347,8 @@ def test_an_ensemble_takes_the_mean_of_probabilities_and_members_of_different_ki
     assert ensemble.max_length == 12  # the least of its members'
     for translation in found:
         for each, tokens in zip(
-            translation.hypotheses, ensemble.score((translation.source, each.text) for each in translation.hypotheses)
+            translation.hypotheses,
+            ensemble.score((translation.source, each.text) for each in translation.hypotheses),
         ):
             assert sum(tokens) == pytest.approx(each.log_probability, abs=1e-6)
 
@@ -301,7 +356,9 @@ def test_an_ensemble_takes_the_mean_of_probabilities_and_members_of_different_ki
 def test_an_ensemble_keeps_the_contract_of_models():
     parts = [
         configs.Recurrent(embedding_size=8, hidden_size=8, attention="none"),
-        configs.Transformer(hidden_size=8, feed_forward_size=8, heads=2, encoder_layers=1, decoder_layers=1),
+        configs.Transformer(
+            hidden_size=8, feed_forward_size=8, heads=2, encoder_layers=1, decoder_layers=1
+        ),
     ]
     model = Ensemble([build_model(part, 9, 9) for part in parts]).double().eval()
     source, target = torch.randint(4, 9, (2, 5)), torch.randint(4, 9, (2, 6))
@@ -309,7 +366,9 @@ def test_an_ensemble_keeps_the_contract_of_models():
     with torch.inference_mode():
         taught = model.project(model(source, mask, target))
         memory = model.encode(source, mask)
-        rows = torch.arange(2).repeat_interleave(3)  # three hypotheses of each sentence share its memory
+        rows = torch.arange(2).repeat_interleave(
+            3
+        )  # three hypotheses of each sentence share its memory
         state = model.reorder(model.init_state(memory), rows)
         for step in range(6):
             logits, state, weights = model.decode_step(target[rows, step], state, memory, True)
@@ -345,17 +404,25 @@ def test_an_average_is_the_mean_of_weights_and_a_run_of_its_own(runs, tmp_path):
         average.write(run, updates, weights, tmp_path / "mean")
     job = Trainer(made, torch.device("cpu"))
     job.train()  # where the run was: finished
-    assert job.progress.update == 20 and torch.equal(job.model.state_dict()["readout.weight"], weights["readout.weight"])
+    assert job.progress.update == 20 and torch.equal(
+        job.model.state_dict()["readout.weight"], weights["readout.weight"]
+    )
 
 
 def test_the_best_are_those_of_the_runs_own_measure_and_there_must_be_enough(runs):
     run = Run.open(runs("gru", 1, keep_checkpoints=5))
-    losses = {entry["update"]: entry["validation"]["loss"] for entry in run.read_log() if "validation" in entry}
+    losses = {
+        entry["update"]: entry["validation"]["loss"]
+        for entry in run.read_log()
+        if "validation" in entry
+    }
     assert average.choose(run, best=2) == sorted(sorted(losses, key=losses.__getitem__)[:2])
     by_perplexity = configs.replace(run.config.training, best_by="perplexity")
     run.config = run.config.model_copy(update={"training": by_perplexity})
     assert average.choose(run, best=2) == sorted(sorted(losses, key=losses.__getitem__)[:2])
-    with pytest.raises(UserError, match=r"3 checkpoints \(7, 14, 20\).*4 needs more.*keep_checkpoints, which is 5"):
+    with pytest.raises(
+        UserError, match=r"3 checkpoints \(7, 14, 20\).*4 needs more.*keep_checkpoints, which is 5"
+    ):
         average.choose(run, last=4)
     with pytest.raises(UserError, match="an average of 2 needs more"):
         average.choose(Run.open(runs("gru", 1, keep_checkpoints=1, validate_every=20)))
@@ -374,19 +441,34 @@ def mtcli(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProces
     return done
 
 
-@pytest.mark.parametrize("options", [[], ["--json"], ["--n-best", "3"]], ids=["text", "json", "n-best"])
+@pytest.mark.parametrize(
+    "options", [[], ["--json"], ["--n-best", "3"]], ids=["text", "json", "n-best"]
+)
 def test_a_killed_translation_continues_to_the_same_bytes(runs, tmp_path, options):
     lines = [*SOURCES, "", "abc. def!"] * 90
     source, target, part = tmp_path / "in", tmp_path / "out", tmp_path / "out.part"
     source.write_text("".join(f"{line}\n" for line in lines))
-    base = ["translate", "--run", runs("transformer"), "--input", source, *options, "--beam-size", "3"]
+    base = [
+        "translate",
+        "--run",
+        runs("transformer"),
+        "--input",
+        source,
+        *options,
+        "--beam-size",
+        "3",
+    ]
     mtcli(*base, "--output", tmp_path / "whole")
-    process = subprocess.Popen(command(*base, "--output", target), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(*base, "--output", target), env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    )
     while not (part.exists() and part.read_bytes().count(b"\n") > 1) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not target.exists()
-    os.truncate(part, part.stat().st_size - 3)  # as if a line had been torn, in the middle of a pool
+    os.truncate(
+        part, part.stat().st_size - 3
+    )  # as if a line had been torn, in the middle of a pool
     told = mtcli(*base, "--output", target, "--resume").stderr.decode()
     assert "continuing after line" in told and "continuing after line 0" not in told
     assert target.read_bytes() == (tmp_path / "whole").read_bytes()
@@ -402,7 +484,17 @@ def test_what_was_begun_otherwise_is_not_continued(runs, tmp_path):
     told = mtcli(*base, "--output", output_file, "--resume").stderr.decode()
     assert "beginning" in told and output_file.exists()
     (tmp_path / "bad").write_bytes(b"a\n" * 3000 + b"\xff\n")
-    base = ["translate", "--run", runs("gru"), "--input", tmp_path / "bad", "--output", tmp_path / "out2", "--beam-size", "1"]
+    base = [
+        "translate",
+        "--run",
+        runs("gru"),
+        "--input",
+        tmp_path / "bad",
+        "--output",
+        tmp_path / "out2",
+        "--beam-size",
+        "1",
+    ]
     assert "--resume continues it" in mtcli(*base, status=1).stderr.decode()
     assert (tmp_path / "out2.part").read_bytes().count(b"\n") == 2048
     told = mtcli(*base[:-1], "2", "--resume", status=1).stderr.decode()
@@ -426,25 +518,44 @@ def test_a_program_at_the_other_end_of_a_pipe_gets_its_answer_before_it_asks_aga
         answers += process.stdout.readlines()
         assert process.stderr.read().count(b"There are no unknown words") == 1
     assert process.returncode == 0
-    assert answers == mtcli("translate", "--run", runs("subword"), "abc", "fed", "", "bad", "cab").stdout.splitlines(True)
+    assert answers == mtcli(
+        "translate", "--run", runs("subword"), "abc", "fed", "", "bad", "cab"
+    ).stdout.splitlines(True)
 
 
 def test_score_agrees_with_translate(runs, tmp_path):
     run = runs("transformer")
-    found = mtcli("translate", "--run", run, "--n-best", "4", "--json", "abc", "fed").stdout.decode().splitlines()
-    hypotheses = [(line["source"], each) for line in map(json.loads, found) for each in line["hypotheses"]]
+    found = (
+        mtcli("translate", "--run", run, "--n-best", "4", "--json", "abc", "fed")
+        .stdout.decode()
+        .splitlines()
+    )
+    hypotheses = [
+        (line["source"], each) for line in map(json.loads, found) for each in line["hypotheses"]
+    ]
     data = tmp_path / "pairs.tsv"
     data.write_text("".join(f"{source}\t{each['text']}\n" for source, each in hypotheses))
-    scored = [json.loads(line) for line in mtcli("score", "--run", run, "--data", data, "--json").stdout.splitlines()]
+    scored = [
+        json.loads(line)
+        for line in mtcli("score", "--run", run, "--data", data, "--json").stdout.splitlines()
+    ]
     assert len(scored) == 8
     for (_, each), own in zip(hypotheses, scored, strict=True):
         assert own["score"] == pytest.approx(each["score"], abs=1e-4)
         assert own["log_probability"] == pytest.approx(each["log_probability"], abs=1e-4)
-        assert own["tokens"] == each["tokens"] and len(own["token_log_probabilities"]) == len(own["tokens"]) + 1
+        assert (
+            own["tokens"] == each["tokens"]
+            and len(own["token_log_probabilities"]) == len(own["tokens"]) + 1
+        )
     table = mtcli("score", "--run", run, "--data", data).stdout.decode().splitlines()
-    assert [float(line.split("\t")[0]) for line in table] == pytest.approx([own["log_probability"] for own in scored], abs=1e-5)
+    assert [float(line.split("\t")[0]) for line in table] == pytest.approx(
+        [own["log_probability"] for own in scored], abs=1e-5
+    )
     for arguments in ([], ["--source", data], ["--data", data, "--source", data]):
-        assert "--source and --target" in mtcli("score", "--run", run, *arguments, status=2).stderr.decode()
+        assert (
+            "--source and --target"
+            in mtcli("score", "--run", run, *arguments, status=2).stderr.decode()
+        )
 
 
 def test_pairs_longer_than_any_in_training_are_scored_with_a_warning_or_named(runs, tmp_path):
@@ -453,17 +564,24 @@ def test_pairs_longer_than_any_in_training_are_scored_with_a_warning_or_named(ru
     target.write_text("BA\nFEDCBAFEDCBAFEDCBA\nCBA\n")
     arguments = ["score", "--source", source, "--target", target, "--json"]
     done = mtcli(*arguments, "--run", runs("transformer"))
-    assert [len(json.loads(line)["token_log_probabilities"]) for line in done.stdout.splitlines()] == [3, 19, 4]
+    assert [
+        len(json.loads(line)["token_log_probabilities"]) for line in done.stdout.splitlines()
+    ] == [3, 19, 4]
     warned = done.stderr.decode().splitlines()
     assert len(warned) == 2 and all("seen no sentence of more than 12" in line for line in warned)
-    assert f"{source}:2: the target has 18 tokens" in warned[0] and f"{source}:3: the source has 15 tokens" in warned[1]
+    assert (
+        f"{source}:2: the target has 18 tokens" in warned[0]
+        and f"{source}:3: the source has 15 tokens" in warned[1]
+    )
     target.write_text(f"BA\n{'A' * 40}\nCBA\n")
     told = mtcli(*arguments, "--run", runs("learned"), status=1).stderr.decode()
     assert f"mtcli: {source}:2: the target has 40 tokens; the model has positions for 39" in told
 
 
 def test_an_ensemble_scores_what_the_least_of_its_members_has_positions_for(load):
-    with pytest.raises(UserError, match="Pair 1: the source has 40 tokens; the model has positions for 39"):
+    with pytest.raises(
+        UserError, match="Pair 1: the source has 40 tokens; the model has positions for 39"
+    ):
         next(load("gru", "learned").score([("a" * 40, "b")]))
 
 
@@ -474,7 +592,11 @@ def test_average_says_what_it_does_to_validation(runs, tmp_path):
     assert head.split()[:3] == ["validation", "loss", "perplexity"]
     assert before.startswith("best checkpoint") and after.startswith("average")
     shown = float(after.split()[1])
-    assert Run(tmp_path / "mean").best == {"update": 20, "metric": "loss", "value": pytest.approx(shown, rel=1e-3)}
+    assert Run(tmp_path / "mean").best == {
+        "update": 20,
+        "metric": "loss",
+        "value": pytest.approx(shown, rel=1e-3),
+    }
     mtcli("translate", "--run", tmp_path / "mean", "--run", run, "--prefix", "A", "abc")
 
 
@@ -485,7 +607,9 @@ def test_translating_a_word_loads_no_more_than_it_needs(runs):
         "print([name for name in ('torch._dynamo', 'sympy', 'sacrebleu', 'torch.utils.tensorboard', 'rich', 'mtcli.training.optim')"
         " if name in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
     assert done.stderr.strip() == "[]"
 
 
@@ -495,7 +619,13 @@ def test_the_python_in_the_readme_runs(runs, tmp_path):
     (tmp_path / "runs").mkdir()
     shutil.copytree(runs("gru"), tmp_path / "runs/words")
     (tmp_path / "a.en").write_text("abc\nfed\n")
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 4
 
@@ -514,7 +644,9 @@ def test_a_bar_shows_speed_and_time_left_on_a_terminal(runs, tmp_path):
     (tmp_path / "in").write_text("abc\n" * 50)
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    arguments = command("translate", "--run", runs("gru"), "--input", tmp_path / "in", "--output", tmp_path / "out")
+    arguments = command(
+        "translate", "--run", runs("gru"), "--input", tmp_path / "in", "--output", tmp_path / "out"
+    )
     process = subprocess.Popen(arguments, stderr=slave, env={**ENVIRONMENT, "TERM": "dumb"})
     os.close(slave)
     shown = b""

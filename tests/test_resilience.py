@@ -50,13 +50,26 @@ def write_config(folder: Path, training: dict = {}, **options) -> Path:
 
 def arguments(folder: Path, run: str, *settings: str) -> list[str]:
     changes = [part for setting in settings for part in ("--set", setting)]
-    return ["-m", "mtcli", "train", "--config", str(folder / "tiny.yaml"), "--run", str(folder / run), *changes]
+    return [
+        "-m",
+        "mtcli",
+        "train",
+        "--config",
+        str(folder / "tiny.yaml"),
+        "--run",
+        str(folder / run),
+        *changes,
+    ]
 
 
-def start(folder: Path, run: str, *settings: str, variables: dict[str, str] = {}, **options) -> subprocess.Popen:
+def start(
+    folder: Path, run: str, *settings: str, variables: dict[str, str] = {}, **options
+) -> subprocess.Popen:
     command = [sys.executable, *arguments(folder, run, *settings)]
     environment = ENVIRONMENT | variables
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment, **options)
+    return subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
 
 
 def end(process: subprocess.Popen, status: int) -> str:
@@ -93,7 +106,10 @@ def newest(run: Path) -> int:
 def log_of(run: Path) -> list[dict]:
     content = (run / "log.jsonl").read_bytes()
     assert content.endswith(b"\n")
-    return [{key: value for key, value in entry.items() if key != "clock"} for entry in Run(run).read_log()]
+    return [
+        {key: value for key, value in entry.items() if key != "clock"}
+        for entry in Run(run).read_log()
+    ]
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -127,7 +143,9 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(folder):
             wait_for(run.exists, process)
             time.sleep(chance.uniform(0, 1))
         elif kind == 1:  # while a checkpoint is written
-            wait_for(lambda: newest(run) > before and any(run.glob("checkpoints/.*.aside")), process)
+            wait_for(
+                lambda: newest(run) > before and any(run.glob("checkpoints/.*.aside")), process
+            )
         else:  # while it trains
             wait_for(lambda: newest(run) > before, process)
             time.sleep(chance.uniform(0, 0.1))
@@ -166,7 +184,9 @@ def test_a_run_has_one_training_and_can_be_used_meanwhile(folder):
     told = train(folder, "run", status=1)
     assert f"Another training is running on {folder / 'run'} (process {process.pid})." in told
     command = [sys.executable, "-m", "mtcli", "translate", "--run", str(folder / "run"), "abc"]
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0 and done.stdout.count("\n") == 1, done.stderr
     process.send_signal(signal.SIGINT)
     told = end(process, 130)
@@ -186,7 +206,9 @@ def reader_of(pipe: Path, process: subprocess.Popen) -> int:
     return found[0]
 
 
-@pytest.mark.parametrize("number, status, times", [(signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 2)])
+@pytest.mark.parametrize(
+    "number, status, times", [(signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 2)]
+)
 def test_a_signal_is_heard_while_data_is_waited_for(folder, number, status, times):
     """When defaults are chosen, or when the vocabulary is built, by data that never comes."""
     write_config(folder)
@@ -201,7 +223,9 @@ def test_a_signal_is_heard_while_data_is_waited_for(folder, number, status, time
         wait_for((folder / "run/lock").exists, process)
     descriptor = reader_of(folder / "train.tsv", process)
     process.send_signal(number)
-    assert "stopped before anything was to be saved; to start again: mtcli train" in end(process, status)
+    assert "stopped before anything was to be saved; to start again: mtcli train" in end(
+        process, status
+    )
     os.close(descriptor)
     assert (folder / "run").exists() == (times > 1)
 
@@ -218,7 +242,9 @@ with Signals() as signals, signals.held():
 
 
 def test_a_second_ctrl_c_leaves_at_once():
-    done = subprocess.run([sys.executable, "-c", SECOND], env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND], env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (-signal.SIGINT, "asked 2\n")
 
 
@@ -291,7 +317,9 @@ def test_several_processes_do_what_one_does(folder, model, processes, settings):
     assert len({weights for _, weights in told}) == 1
     counts = [count for count, _ in told]
     if "micro_batch_tokens" in settings:
-        assert any(mine[0] != yours[0] for mine, yours in zip(*counts)), "uneven shares are meant to be tested"
+        assert any(mine[0] != yours[0] for mine, yours in zip(*counts)), (
+            "uneven shares are meant to be tested"
+        )
     assert (processes == 3) == any(weight == 0 for count in counts for _, weight in count)
     one, several = (Run(folder / name) for name in ("one", "several"))
     first, second = (run.load_checkpoint("newest", training=True) for run in (one, several))
@@ -305,19 +333,39 @@ def test_several_processes_do_what_one_does(folder, model, processes, settings):
 
 
 def test_under_torchrun_a_killed_process_is_replaced_and_nothing_changes(folder):
-    write_config(folder, **{**EVERYTHING, "training": {**EVERYTHING["training"], "max_updates": 30}})
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    write_config(
+        folder, **{**EVERYTHING, "training": {**EVERYTHING["training"], "max_updates": 30}}
+    )
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+    ]
     told = {}
     for name in ("whole", "killed"):
         # The -- keeps torchrun from taking --run for a short form of its own --run-path.
-        command = [*torchrun, "--max-restarts", "1", "-m", "--", *arguments(folder, name, SAVE_ALWAYS)[1:]]
-        job = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        command = [
+            *torchrun,
+            "--max-restarts",
+            "1",
+            "-m",
+            "--",
+            *arguments(folder, name, SAVE_ALWAYS)[1:],
+        ]
+        job = subprocess.Popen(
+            command, cwd=folder, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        )
         if name == "killed":
             assert wait_for(lambda: newest(folder / name) > 3, job)
             os.kill(int((folder / name / "lock").read_text()), signal.SIGKILL)
         told[name] = job.communicate(timeout=PATIENCE)[1]
         assert job.returncode == 0, told[name]
-    assert "continuing from update" in told["killed"] and "continuing from update" not in told["whole"]
+    assert (
+        "continuing from update" in told["killed"] and "continuing from update" not in told["whole"]
+    )
     assert_same(folder / "killed", folder / "whole")
 
 

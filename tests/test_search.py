@@ -33,7 +33,6 @@ def reorder(state, rows, sentences):
     return select_rows(state, rows)
 
 
-
 class Walk:
     """A model that walks over places by all the tokens it has read; each place has a row of logits, and an attention.
 
@@ -53,11 +52,17 @@ class Walk:
     @classmethod
     def random(cls, seed: int, sentences: int, vocabulary: int, sharpness: float = 1.0) -> Walk:
         generator = torch.Generator().manual_seed(seed)
-        return cls(sharpness * torch.randn(sentences, PLACES, vocabulary, generator=generator, dtype=torch.float64))
+        return cls(
+            sharpness
+            * torch.randn(sentences, PLACES, vocabulary, generator=generator, dtype=torch.float64)
+        )
 
     def state(self):
         count = len(self.memory["logits"])
-        return {"place": torch.zeros(count, dtype=torch.long), "step": torch.zeros(count, dtype=torch.long)}
+        return {
+            "place": torch.zeros(count, dtype=torch.long),
+            "step": torch.zeros(count, dtype=torch.long),
+        }
 
     @staticmethod
     def move(place, token):
@@ -83,13 +88,17 @@ class Walk:
         return places
 
     def log_probability(self, sentence: int, tokens: list[int]) -> float:
-        return math.fsum(self.next(sentence, tuple(tokens[:i]))[token] for i, token in enumerate(tokens))
+        return math.fsum(
+            self.next(sentence, tuple(tokens[:i]))[token] for i, token in enumerate(tokens)
+        )
 
     def select(self, sentences: list[int]) -> Walk:
         return Walk(self.memory["logits"][sentences, 0])
 
 
-def run(model: Walk, *, maximum=6, minimum=0, banned=(BOS,), keys=None, penalty=PENALTIES[0], **options):
+def run(
+    model: Walk, *, maximum=6, minimum=0, banned=(BOS,), keys=None, penalty=PENALTIES[0], **options
+):
     count = len(model.memory["logits"])
     lengths = [torch.as_tensor(length).expand(count) for length in (minimum, maximum)]
     keys = torch.arange(count) if keys is None else torch.tensor(keys)
@@ -120,7 +129,18 @@ class Plain:
 
 
 def plain_search(
-    model, sentence, beam_size, *, maximum, minimum, banned, penalty, n=0, prefix=(), n_best=1, look_ahead=None
+    model,
+    sentence,
+    beam_size,
+    *,
+    maximum,
+    minimum,
+    banned,
+    penalty,
+    n=0,
+    prefix=(),
+    n_best=1,
+    look_ahead=None,
 ) -> list[Plain]:
     """Beam search one sentence and one hypothesis at a time. All that finished, best first.
 
@@ -134,19 +154,30 @@ def plain_search(
             for token, value in enumerate(model.next(sentence, tokens)):
                 full, early = length == maximum, length < minimum
                 writable = token not in banned and not repeats((*tokens, token), n)
-                if (token == EOS and (full or not early)) or (token != EOS and writable and not full):
+                if (token == EOS and (full or not early)) or (
+                    token != EOS and writable and not full
+                ):
                     candidates.append((log_probability + value, (*tokens, token)))
         if not candidates:
-            candidates = [(value + model.next(sentence, tokens)[EOS], (*tokens, EOS)) for value, tokens in live]
+            candidates = [
+                (value + model.next(sentence, tokens)[EOS], (*tokens, EOS))
+                for value, tokens in live
+            ]
         candidates.sort(reverse=True)
         ended = [each for each in candidates[:beam_size] if each[1][-1] == EOS]
         live = [each for each in candidates if each[1][-1] != EOS][:beam_size]
-        finished += [Plain(list(tokens), value, divide(penalty, value, len(tokens))) for value, tokens in ended]
+        finished += [
+            Plain(list(tokens), value, divide(penalty, value, len(tokens)))
+            for value, tokens in ended
+        ]
         if not live or (beam_size == 1 and finished):
             break
         if look_ahead is not None and len(finished) >= n_best:
             reach = min(length + 1 + look_ahead, maximum) + 1
-            if divide(penalty, live[0][0], reach) <= sorted(each.score for each in finished)[-n_best]:
+            if (
+                divide(penalty, live[0][0], reach)
+                <= sorted(each.score for each in finished)[-n_best]
+            ):
                 break
     return sorted(finished, key=lambda each: -each.score)
 
@@ -225,7 +256,9 @@ def test_maximum_length_forces_eos_at_its_true_probability():
 @several
 @given(walks, st.sampled_from(PENALTIES), st.integers(0, 3), st.integers(0, 7))
 def test_beam_of_one_is_greedy(model, penalty, minimum, maximum):
-    for sentence, (found,) in enumerate(run(model, penalty=penalty, minimum=minimum, maximum=maximum)):
+    for sentence, (found,) in enumerate(
+        run(model, penalty=penalty, minimum=minimum, maximum=maximum)
+    ):
         tokens: tuple[int, ...] = ()
         while tokens[-1:] != (EOS,):
             row = dict(enumerate(model.next(sentence, tokens)))
@@ -264,13 +297,19 @@ def test_equals_a_plain_search(model, penalty, data):
 @given(st.integers(0, 10**6), st.sampled_from(PENALTIES), st.integers(0, 3))
 def test_wide_beam_is_exhaustive(seed, penalty, maximum):
     model = Walk.random(seed, sentences=2, vocabulary=4)
-    sequences = [[*body, EOS] for length in range(maximum + 1) for body in product((2, 3), repeat=length)]
+    sequences = [
+        [*body, EOS] for length in range(maximum + 1) for body in product((2, 3), repeat=length)
+    ]
     width = len(sequences) + 2**maximum
-    for sentence, found in enumerate(run(model, penalty=penalty, maximum=maximum, beam_size=width, n_best=width)):
+    for sentence, found in enumerate(
+        run(model, penalty=penalty, maximum=maximum, beam_size=width, n_best=width)
+    ):
         everything = []
         for tokens in sequences:
             log_probability = model.log_probability(sentence, tokens)
-            everything.append(Plain(tokens, log_probability, divide(penalty, log_probability, len(tokens))))
+            everything.append(
+                Plain(tokens, log_probability, divide(penalty, log_probability, len(tokens)))
+            )
         assert_same(found, sorted(everything, key=lambda each: -each.score))
 
 
@@ -291,9 +330,16 @@ def test_sentences_end_early():
 @given(walks, st.integers(1, 4), st.booleans(), st.booleans(), st.randoms(use_true_random=False))
 def test_a_sentence_does_not_depend_on_its_batch(model, beam_size, sampled, constrained, random):
     count = len(model.log_probs)
-    options = {"penalty": PENALTIES[3], "beam_size": beam_size, "n_best": beam_size, "attention": True}
+    options = {
+        "penalty": PENALTIES[3],
+        "beam_size": beam_size,
+        "n_best": beam_size,
+        "attention": True,
+    }
     if sampled:
-        options["sampling"] = Sampling(seed=5, top_k=7 if constrained else None, top_p=0.8 if constrained else 1.0)
+        options["sampling"] = Sampling(
+            seed=5, top_k=7 if constrained else None, top_p=0.8 if constrained else 1.0
+        )
     if constrained:
         options["no_repeat_ngram"] = 2
     maximum = [random.randrange(9) for _ in range(count)]
@@ -314,7 +360,13 @@ def test_a_sentence_does_not_depend_on_its_batch(model, beam_size, sampled, cons
 def test_a_finished_sentence_waits_for_others_to_leave_with_it(beam_size, sampling):
     """In a large batch a sentence is stepped for a while after its end."""
     model = Walk.random(9, sentences=60, vocabulary=24, sharpness=2.0)
-    options = {"beam_size": beam_size, "n_best": beam_size, "sampling": sampling, "penalty": PENALTIES[1], "maximum": 9}
+    options = {
+        "beam_size": beam_size,
+        "n_best": beam_size,
+        "sampling": sampling,
+        "penalty": PENALTIES[1],
+        "maximum": 9,
+    }
     for sentence, found in enumerate(run(model, **options)):
         assert found == run(model.select([sentence]), keys=[sentence], **options)[0]
 
@@ -331,7 +383,9 @@ def test_results_are_what_they_say(model, beam_size, sampled, penalty):
     )  # fmt: skip
     for sentence, hypotheses in enumerate(found):
         assert 1 <= len(hypotheses) <= beam_size
-        assert [each.score for each in hypotheses] == sorted((each.score for each in hypotheses), reverse=True)
+        assert [each.score for each in hypotheses] == sorted(
+            (each.score for each in hypotheses), reverse=True
+        )
         assert sampled or len({tuple(each.tokens) for each in hypotheses}) == len(hypotheses)
         for each in hypotheses:
             *body, last = each.tokens
@@ -340,7 +394,9 @@ def test_results_are_what_they_say(model, beam_size, sampled, penalty):
             assert len(body) <= 7 and (len(body) >= 3 or vocabulary == 3)
             log_probability = model.log_probability(sentence, each.tokens)
             assert each.log_probability == pytest.approx(log_probability, abs=1e-9)
-            assert each.score == pytest.approx(divide(penalty, log_probability, len(each.tokens)), abs=1e-9)
+            assert each.score == pytest.approx(
+                divide(penalty, log_probability, len(each.tokens)), abs=1e-9
+            )
             assert each.attention.argmax(1).tolist() == model.places(tuple(body))
 
 
@@ -378,18 +434,30 @@ def first_tokens(found) -> torch.Tensor:
 
 def test_samples_follow_from_the_seed():
     model = Walk.random(1, sentences=20, vocabulary=24)
-    draw = [[each.tokens for (each,) in run(model, sampling=Sampling(seed=seed))] for seed in (1, 1, 2)]
+    draw = [
+        [each.tokens for (each,) in run(model, sampling=Sampling(seed=seed))] for seed in (1, 1, 2)
+    ]
     assert draw[0] == draw[1] != draw[2]
     twins = run(flat_walk([0.0] * 50, 2), n_best=5, sampling=Sampling())
-    assert len({tuple(each.tokens) for hypotheses in twins for each in hypotheses}) == 10  # other keys, other samples
+    assert (
+        len({tuple(each.tokens) for hypotheses in twins for each in hypotheses}) == 10
+    )  # other keys, other samples
     model = flat_walk([0.0] * 50, 1)
-    one, other = (run(model, keys=[key], sampling=Sampling(seed=seed)) for key, seed in ((1, 2), (2, 1)))
+    one, other = (
+        run(model, keys=[key], sampling=Sampling(seed=seed)) for key, seed in ((1, 2), (2, 1))
+    )
     assert one[0][0].tokens != other[0][0].tokens
 
 
 @pytest.mark.parametrize(
     "options, kept",
-    [({}, 5), ({"temperature": 0.5}, 5), ({"top_k": 3}, 3), ({"top_p": 0.6}, 2), ({"top_k": 4, "top_p": 0.95}, 4)],
+    [
+        ({}, 5),
+        ({"temperature": 0.5}, 5),
+        ({"top_k": 3}, 3),
+        ({"top_p": 0.6}, 2),
+        ({"top_k": 4, "top_p": 0.95}, 4),
+    ],
 )
 def test_frequencies(options, kept):
     """Over many sentences and samples, tokens come as often as they should."""

@@ -42,7 +42,10 @@ def test_each_merge_is_left_out_with_its_probability():
 
 def test_segmentations_are_drawn_with_their_probability_to_the_power_of_alpha():
     alpha = 0.2
-    scores = {way: sum(SCORES[piece] for piece in way.split("·")) for way in ("abc", "ab·c", "a·bc", "a·b·c")}
+    scores = {
+        way: sum(SCORES[piece] for piece in way.split("·"))
+        for way in ("abc", "ab·c", "a·bc", "a·b·c")
+    }
     total = sum(math.exp(alpha * score) for score in scores.values())
     expected = {way: math.exp(alpha * score) / total for way, score in scores.items()}
     assert frequencies(UnigramSampling(SCORES, alpha), "abc") == pytest.approx(expected, abs=0.01)
@@ -53,7 +56,11 @@ def test_without_chance_it_is_what_sentencepiece_finds(text):
     tokenizer = SUBWORDS["bpe"]
     certain = BPEDropout(tokenizer._pieces, 0.0)
     expected = [piece for piece in tokenizer.tokenize(text) if not piece.startswith("<0x")]
-    found = [piece for word in _words(_escape(tokenizer.normalize(text))) for piece in certain(word, Random())]
+    found = [
+        piece
+        for word in _words(_escape(tokenizer.normalize(text)))
+        for piece in certain(word, Random())
+    ]
     assert [piece for piece in found if piece in tokenizer._pieces] == expected
 
 
@@ -81,6 +88,8 @@ def test_the_same_seed_gives_the_same_in_every_process(tmp_path, algorithm):
     SUBWORDS[algorithm].save(tmp_path / "subwords")
     command = [sys.executable, "-c", DRAW, algorithm, str(tmp_path / "subwords"), repr(text)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout
     seed_sampling(7)
     assert eval(out) == [SUBWORDS[algorithm].sample(line) for line in text]

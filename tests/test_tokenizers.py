@@ -29,9 +29,13 @@ ALGORITHMS = "bpe", "unigram"
 LINE = st.text(
     st.one_of(
         st.characters(exclude_categories=["Cs"], exclude_characters="\n"),
-        st.sampled_from("abcdet  \u2581\x1b01\0\r\u2028\u0085\ufeff\ufffd\u2047\u2585苹果😀<>/￭■.,'\u0301\u200d\u3000"),
+        st.sampled_from(
+            "abcdet  \u2581\x1b01\0\r\u2028\u0085\ufeff\ufffd\u2047\u2585苹果😀<>/￭■.,'\u0301\u200d\u3000"
+        ),
     )
-) | st.lists(st.sampled_from([*SPECIAL, "<0x0A>", "the", " ", "  ", "\u2581", *"".join(TEXT)])).map("".join)
+) | st.lists(st.sampled_from([*SPECIAL, "<0x0A>", "the", " ", "  ", "\u2581", *"".join(TEXT)])).map(
+    "".join
+)
 
 
 def learnt(algorithm: str, size: int = 360, **options) -> SubwordTokenizer:
@@ -72,7 +76,7 @@ def test_every_piece_of_a_text_is_in_the_vocabulary(kind, text):
 
 
 @given(text=LINE)
-@example(text="a. b .c . (d) e-f \"g\" 'h")
+@example(text='a. b .c . (d) e-f "g" \'h')
 @example(text="我爱apples，也爱 梨 。")
 def test_words_lose_only_runs_of_white_space(text):
     tokenizer = WordTokenizer(Words())
@@ -82,7 +86,11 @@ def test_words_lose_only_runs_of_white_space(text):
 
 
 @pytest.mark.parametrize("kind", ["char", "word", *ALGORITHMS])
-@given(tokens=st.lists(st.one_of(LINE.filter(bool), st.sampled_from([*SPECIAL, JOINER, "<0x0A>", "<0xE2>"]))))
+@given(
+    tokens=st.lists(
+        st.one_of(LINE.filter(bool), st.sampled_from([*SPECIAL, JOINER, "<0x0A>", "<0xE2>"]))
+    )
+)
 def test_whatever_a_model_says_is_one_line(kind, tokens):
     text = {**LOSSLESS, "word": WordTokenizer(Words())}[kind].detokenize(tokens)
     text.encode()
@@ -101,7 +109,9 @@ def test_normalisation_comes_first(options, text):
 def test_half_a_surrogate_pair_is_refused(kind):
     tokenizer = {**LOSSLESS, "word": WordTokenizer(Words())}[kind]
     for cut in (tokenizer.tokenize, tokenizer.sample, lambda text: tokenizer.tokenize_all([text])):
-        with pytest.raises(UserError, match=r"Character 3 of the text is the lone surrogate U\+DC80"):
+        with pytest.raises(
+            UserError, match=r"Character 3 of the text is the lone surrogate U\+DC80"
+        ):
             cut("ab\udc80")
 
 
@@ -143,7 +153,9 @@ def test_learning_is_deterministic_silent_and_survives_the_disk(algorithm, tmp_p
     loaded = SubwordTokenizer.load(tokenizer.config, tmp_path / "source")
     assert [path.name for path in tmp_path.iterdir()] == ["source.model"]
     assert SUBWORDS[algorithm].pieces() == tokenizer.pieces() == loaded.pieces()
-    assert [loaded.tokenize(line) for line in TEXT] == [SUBWORDS[algorithm].tokenize(line) for line in TEXT]
+    assert [loaded.tokenize(line) for line in TEXT] == [
+        SUBWORDS[algorithm].tokenize(line) for line in TEXT
+    ]
     assert capfd.readouterr() == ("", "")
 
 
@@ -172,14 +184,21 @@ def test_a_small_text_gives_what_it_has_and_says_so(algorithm, caplog):
     got = len(tokenizer.pieces())
     assert 300 < got < 20_000
     [record] = caplog.records
-    assert f"vocabulary_size is 20000, but the text is small and gives {got} pieces" in record.message
+    assert (
+        f"vocabulary_size is 20000, but the text is small and gives {got} pieces" in record.message
+    )
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_more_characters_than_pieces_is_refused(algorithm):
-    with pytest.raises(UserError, match="vocabulary_size is 300, but the text's characters, .* alone are 7[0-9][0-9]"):
+    with pytest.raises(
+        UserError,
+        match="vocabulary_size is 300, but the text's characters, .* alone are 7[0-9][0-9]",
+    ):
         learn_from = ["".join(map(chr, range(0x4E00, 0x4E00 + 500)))]
-        SubwordTokenizer.train(Subwords(algorithm=algorithm, vocabulary_size=300, character_coverage=1.0), learn_from)
+        SubwordTokenizer.train(
+            Subwords(algorithm=algorithm, vocabulary_size=300, character_coverage=1.0), learn_from
+        )
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -213,12 +232,19 @@ def test_a_damaged_model_is_named_or_works(algorithm, tmp_path, data):
     model[start : start + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
     (tmp_path / "x.model").write_bytes(model)
     try:
-        tokenizer = SubwordTokenizer.load(Subwords(algorithm=algorithm, dropout=0.1), tmp_path / "x")
+        tokenizer = SubwordTokenizer.load(
+            Subwords(algorithm=algorithm, dropout=0.1), tmp_path / "x"
+        )
     except UserError as error:
-        assert str(error).startswith(f"{tmp_path / 'x.model'}: not a subword model of ours, or damaged: ")
+        assert str(error).startswith(
+            f"{tmp_path / 'x.model'}: not a subword model of ours, or damaged: "
+        )
     else:
         for line in TEXT:
-            tokenizer.detokenize(tokenizer.sample(line)), tokenizer.detokenize(tokenizer.tokenize(line))
+            (
+                tokenizer.detokenize(tokenizer.sample(line)),
+                tokenizer.detokenize(tokenizer.tokenize(line)),
+            )
 
 
 def test_a_missing_model_or_a_stranger_is_named(tmp_path):
@@ -226,7 +252,10 @@ def test_a_missing_model_or_a_stranger_is_named(tmp_path):
         SubwordTokenizer.load(Subwords(), tmp_path / "x")
     model = SUBWORDS["bpe"].processor.serialized_model_proto().replace(b"<pad>", b"<PAD>")
     (tmp_path / "x.model").write_bytes(model)
-    with pytest.raises(UserError, match="x.model: not a subword model of ours, or damaged: its special pieces are not"):
+    with pytest.raises(
+        UserError,
+        match="x.model: not a subword model of ours, or damaged: its special pieces are not",
+    ):
         SubwordTokenizer.load(Subwords(), tmp_path / "x")
 
 

@@ -31,7 +31,10 @@ def scripts() -> dict[str, ModuleType]:
 def corpus() -> dict[str, list[tuple[str, str]]]:
     found = {}
     for name in SPLITS:
-        rows = [line.split("\t") for line in (TOY / f"{name}.tsv").read_text(encoding="utf-8").splitlines()]
+        rows = [
+            line.split("\t")
+            for line in (TOY / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
+        ]
         assert all(len(row) == 2 for row in rows)
         found[name] = [(english, chinese) for english, chinese in rows]
     return found
@@ -39,7 +42,9 @@ def corpus() -> dict[str, list[tuple[str, str]]]:
 
 def test_the_grammar_writes_the_shipped_bytes(scripts):
     for name, text in scripts["make_corpus"].files().items():
-        assert (TOY / name).read_bytes() == text.encode("utf-8"), f"{name}: run python data/toy/make_corpus.py"
+        assert (TOY / name).read_bytes() == text.encode("utf-8"), (
+            f"{name}: run python data/toy/make_corpus.py"
+        )
 
 
 def test_no_english_sentence_appears_twice(corpus):
@@ -64,7 +69,11 @@ def test_every_test_sentence_holds_a_word_pair_that_training_never_shows_togethe
 def test_no_form_of_a_held_out_pair_escapes(scripts):
     """The check above must see through inflection, or it could not fail."""
     touches = scripts["make_corpus"].touches
-    for english in ("he drinks tea .", "we drank a cup of hot tea .", "what tea are you drinking ?"):
+    for english in (
+        "he drinks tea .",
+        "we drank a cup of hot tea .",
+        "what tea are you drinking ?",
+    ):
         assert touches([("drink", "tea")], english)
     assert touches([("new", "scarf")], "these scarves are newer than those .")
     assert not touches([("drink", "tea")], "he drinks milk .")
@@ -74,24 +83,35 @@ def test_every_word_and_character_of_the_tests_is_well_known(scripts, corpus):
     words = Counter(word for english, _ in corpus["train"] for word in english.split())
     characters = Counter(character for _, chinese in corpus["train"] for character in chinese)
     for english, chinese in corpus["test"] + corpus["test_long"]:
-        assert all(words[word] >= scripts["make_corpus"].MIN_COUNT for word in english.split()), english
-        assert all(characters[character] >= scripts["make_corpus"].MIN_COUNT for character in chinese), chinese
+        assert all(words[word] >= scripts["make_corpus"].MIN_COUNT for word in english.split()), (
+            english
+        )
+        assert all(
+            characters[character] >= scripts["make_corpus"].MIN_COUNT for character in chinese
+        ), chinese
 
 
 def test_test_long_is_longer_than_training_on_both_sides(corpus):
-    known, asked = ([(len(english.split()), len(chinese)) for english, chinese in pairs] for pairs in (
-        corpus["train"] + corpus["validation"], corpus["test_long"]
-    ))
+    known, asked = (
+        [(len(english.split()), len(chinese)) for english, chinese in pairs]
+        for pairs in (corpus["train"] + corpus["validation"], corpus["test_long"])
+    )
     for known_lengths, asked_lengths in zip(zip(*known), zip(*asked)):
         assert min(asked_lengths) > max(known_lengths)
 
 
 def test_text_is_what_the_readme_says(corpus):
     for english, chinese in (pair for pairs in corpus.values() for pair in pairs):
-        assert english == english.lower() and english.isascii() and english.split(" ")[-1] in (".", "?")
+        assert (
+            english == english.lower()
+            and english.isascii()
+            and english.split(" ")[-1] in (".", "?")
+        )
         assert english == " ".join(english.split())
         assert chinese[-1] == {".": "。", "?": "？"}[english[-1]]
-        assert all("一" <= character <= "龥" or character in "，。？" for character in chinese), chinese
+        assert all("一" <= character <= "龥" or character in "，。？" for character in chinese), (
+            chinese
+        )
 
 
 def test_the_readme_shows_sentences_of_the_corpus(corpus):
@@ -106,13 +126,18 @@ def test_questions_and_negation_are_marked(corpus):
     for english, chinese in (pair for pairs in corpus.values() for pair in pairs):
         asks = any(word in chinese for word in ("吗", "什么", "谁", "哪", "几"))
         assert asks == english.endswith("?"), (english, chinese)
-        assert ("not" in english.split()) == any(word in chinese for word in "不没"), (english, chinese)
+        assert ("not" in english.split()) == any(word in chinese for word in "不没"), (
+            english,
+            chinese,
+        )
 
 
 def test_mandarin_is_not_glued_together_from_english(corpus):
     """What a careless grammar writes and no speaker says: 二 before a measure word, 有 negated by 不, a doubled 的 or 在."""
     for _, chinese in (pair for pairs in corpus.values() for pair in pairs):
-        assert not any(wrong in chinese for wrong in ("不有", "没不", "的的", "在在", "大大", "了了", "没正在")), chinese
+        assert not any(
+            wrong in chinese for wrong in ("不有", "没不", "的的", "在在", "大大", "了了", "没正在")
+        ), chinese
         assert "二" not in chinese.replace("十二", "").replace("二十", ""), chinese
         assert ("没" not in chinese) or ("了。" not in chinese) or "，" in chinese, chinese
 
@@ -125,7 +150,12 @@ def test_baselines_that_know_no_grammar_fail(scripts, corpus):
 
 def test_word_by_word_finds_the_words(scripts):
     """It fails on the corpus for want of grammar, not of words."""
-    train = [("red book", "红色的书"), ("red pen", "红色的笔"), ("new book", "新书"), ("new pen", "新笔")]
+    train = [
+        ("red book", "红色的书"),
+        ("red pen", "红色的笔"),
+        ("new book", "新书"),
+        ("new pen", "新笔"),
+    ]
     translate = scripts["baselines"].word_by_word(train)
     assert translate("book") == "书" and translate("pen") == "笔" and translate("new") == "新"
 
@@ -133,4 +163,6 @@ def test_word_by_word_finds_the_words(scripts):
 def test_nearest_sentence_recalls_what_it_saw(scripts):
     train = [("he reads books .", "他看书。"), ("she reads books .", "她看书。")]
     translate = scripts["baselines"].nearest_sentence(train)
-    assert translate("she reads books .") == "她看书。" and translate("does she read ?") == "她看书。"
+    assert (
+        translate("she reads books .") == "她看书。" and translate("does she read ?") == "她看书。"
+    )

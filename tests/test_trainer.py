@@ -40,7 +40,9 @@ def trainer(folder: Path, name: str = "run", settings: list[str] = [], **options
 
 
 def without_clock(run: Run) -> list[dict]:
-    return [{key: value for key, value in entry.items() if key != "clock"} for entry in run.read_log()]
+    return [
+        {key: value for key, value in entry.items() if key != "clock"} for entry in run.read_log()
+    ]
 
 
 def stop_at(job: Trainer, update: int) -> None:
@@ -59,7 +61,10 @@ def stop_at(job: Trainer, update: int) -> None:
     ("model", "sections"),
     [
         ("gru", {}),
-        ("transformer", {"training": {"optimizer": "muon", "schedule": "plateau", "micro_batch_tokens": 60}}),
+        (
+            "transformer",
+            {"training": {"optimizer": "muon", "schedule": "plateau", "micro_batch_tokens": 60}},
+        ),
         ("transformer", {"tokenizer": SAMPLING, "training": {"precision": "bf16"}}),
     ],
 )
@@ -87,12 +92,19 @@ def test_micro_batches_equal_the_batch_they_stand_for(tmp_path, double, model):
     weights = {}
     for limit in (None, 40):
         still = {**tiny.MODELS[model], "dropout": 0.0}
-        job = trainer(tmp_path, f"run{limit}", model=model, training={"max_updates": 5, "micro_batch_tokens": limit})
+        job = trainer(
+            tmp_path,
+            f"run{limit}",
+            model=model,
+            training={"max_updates": 5, "micro_batch_tokens": limit},
+        )
         job = Trainer(
             Run.create(
                 tmp_path / f"still{limit}",
                 "",
-                job.config.model_copy(update={"model": type(job.config.model).model_validate(still)}),
+                job.config.model_copy(
+                    update={"model": type(job.config.model).model_validate(still)}
+                ),
             ),
             CPU,
         )
@@ -109,7 +121,9 @@ def test_the_gradient_is_that_of_the_mean_loss_of_a_target_token(tmp_path, doubl
     rows = job.plan(0)[0]
     batch = job.data.batch(rows)
     logits = job.model.project(job.model(batch.source, batch.source_mask, batch.target_in))
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.target_out.flatten(), ignore_index=0)
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch.target_out.flatten(), ignore_index=0
+    )
     expected = torch.autograd.grad(loss, list(job.model.parameters()))
     job.step(batch)[0].backward()
     job._finish_gradients(int(batch.target_mask.sum()))
@@ -127,20 +141,26 @@ def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path):
 
 
 def test_loss_falls_and_validation_leaves_label_smoothing_out(tmp_path):
-    job = trainer(tmp_path, training={"max_updates": 60, "validate_every": 20, "label_smoothing": 0.5})
+    job = trainer(
+        tmp_path, training={"max_updates": 60, "validate_every": 20, "label_smoothing": 0.5}
+    )
     job.train()
     entries = [entry["validation"] for entry in job.run.read_log() if "validation" in entry]
     assert entries[-1]["loss"] < entries[0]["loss"]
     for entry in entries:
         assert entry["perplexity"] == pytest.approx(math.exp(entry["loss"]))
-    likelihoods = [each for scores in job.translator.score(tiny.pairs(8, seed=1)) for each in scores]
+    likelihoods = [
+        each for scores in job.translator.score(tiny.pairs(8, seed=1)) for each in scores
+    ]
     job.model.eval()
     assert entries[-1]["loss"] == pytest.approx(-sum(likelihoods) / len(likelihoods), rel=0.2)
 
 
 def test_training_stops_when_patience_is_out_and_keeps_the_best(tmp_path):
     settings = {"max_updates": 500, "validate_every": 2, "patience": 2, "schedule": "constant"}
-    job = trainer(tmp_path, training={**settings, "optimizer": {"type": "adam", "learning_rate": 0.2}})
+    job = trainer(
+        tmp_path, training={**settings, "optimizer": {"type": "adam", "learning_rate": 0.2}}
+    )
     job.train()
     values = [entry["validation"]["loss"] for entry in job.run.read_log() if "validation" in entry]
     assert job.progress.update < 500
@@ -163,12 +183,16 @@ def test_a_config_that_erred_may_be_mended_while_nothing_is_trained(tmp_path):
         trainer(tmp_path, data={"validation": "nowhere.tsv"})
     before = trainer(tmp_path, tokenizer={"type": "word"})
     after = trainer(tmp_path)
-    assert len(after.codecs[0].vocabulary) < len(before.codecs[0].vocabulary), "the vocabulary is built anew"
+    assert len(after.codecs[0].vocabulary) < len(before.codecs[0].vocabulary), (
+        "the vocabulary is built anew"
+    )
 
 
 def test_another_config_is_refused_with_the_list_of_changes(tmp_path):
     trainer(tmp_path).train()
-    with pytest.raises(UserError, match=r"(?s)made with another config:.*training.batch_tokens: 80 -> 90"):
+    with pytest.raises(
+        UserError, match=r"(?s)made with another config:.*training.batch_tokens: 80 -> 90"
+    ):
         trainer(tmp_path, training={"batch_tokens": 90})
 
 
@@ -186,7 +210,9 @@ def spoil_outputs(job: Trainer, updates: range) -> None:
 
     def spoiling(compute, when):
         def spoilt(*arguments):
-            handle = module.register_forward_hook(lambda *_: _[2] * (math.inf if when(*arguments) in updates else 1))
+            handle = module.register_forward_hook(
+                lambda *_: _[2] * (math.inf if when(*arguments) in updates else 1)
+            )
             try:
                 return compute(*arguments)
             finally:
@@ -212,7 +238,10 @@ def test_a_number_that_is_not_finite_stops_before_anything_is_spoilt(tmp_path, m
         job.train()
     assert f"  {first}  |||  {first[::-1].upper()}" in str(error.value)
     assert job.run.checkpoints() == ([7, 9] if watches else [7])
-    assert all(tensor.isfinite().all() for tensor in job.run.load_checkpoint("newest", training=True).model.values())
+    assert all(
+        tensor.isfinite().all()
+        for tensor in job.run.load_checkpoint("newest", training=True).model.values()
+    )
     again = trainer(tmp_path, model=model)
     again.train()
     whole = trainer(tmp_path, "whole", model=model)
@@ -227,8 +256,16 @@ def test_updates_that_are_not_finite_can_be_left_out_and_are_counted(tmp_path):
     spoil_outputs(job, range(5, 11))
     job.train()
     entries = [entry for entry in job.run.read_log() if "loss" in entry]
-    assert {entry["update"]: entry["skipped"] for entry in entries} == {4: 0, 8: 3, 12: 3, 16: 0, 20: 0}
-    assert all(math.isfinite(entry["loss"]) and math.isfinite(entry["gradient_norm"]) for entry in entries)
+    assert {entry["update"]: entry["skipped"] for entry in entries} == {
+        4: 0,
+        8: 3,
+        12: 3,
+        16: 0,
+        20: 0,
+    }
+    assert all(
+        math.isfinite(entry["loss"]) and math.isfinite(entry["gradient_norm"]) for entry in entries
+    )
     assert all(tensor.isfinite().all() for tensor in to_tensors(job.model).values())
 
 
@@ -280,7 +317,13 @@ def test_out_of_memory_says_what_to_lower_and_can_be_continued(tmp_path, error):
 def test_saving_by_the_clock_changes_nothing(tmp_path):
     jobs = []
     for name, minutes in (("often", 1e-9), ("never", None)):
-        jobs.append(trainer(tmp_path, name, training={"save_minutes": minutes, "patience": 2, "schedule": "plateau"}))
+        jobs.append(
+            trainer(
+                tmp_path,
+                name,
+                training={"save_minutes": minutes, "patience": 2, "schedule": "plateau"},
+            )
+        )
         jobs[-1].train()
     assert without_clock(jobs[0].run) == without_clock(jobs[1].run)
     for name, tensor in to_tensors(jobs[0].model).items():
@@ -354,13 +397,28 @@ def drop(place: dict, key: str) -> None:
         (lambda state, tensors: state.update(seconds="1"), "its state.json is not ours"),
         (lambda state, tensors: state.update(best=[]), "its state.json is not ours"),
         (lambda state, tensors: state.update(tally=[]), "its state.json is not ours"),
-        (lambda state, tensors: state.update(tally=[[1, 2, 3, 4, None]]), "its state.json is not ours"),
-        (lambda state, tensors: state.update(schedule={"fraction": 1.0}), "its state.json is not ours"),
+        (
+            lambda state, tensors: state.update(tally=[[1, 2, 3, 4, None]]),
+            "its state.json is not ours",
+        ),
+        (
+            lambda state, tensors: state.update(schedule={"fraction": 1.0}),
+            "its state.json is not ours",
+        ),
         (lambda state, tensors: state.update(schedule=[1]), "its state.json is not ours"),
         (lambda state, tensors: state.update(scaler={"scale": 1.0}), "its state.json is not ours"),
-        (lambda state, tensors: state.update(index=10**6), "stands at update 1000000 of an epoch that has only"),
-        (lambda state, tensors: tensors.update(nowhere=torch.ones(2)), "'nowhere': there is float32 2"),
-        (lambda state, tensors: drop(tensors, sorted(tensors)[0]), "there is nothing, expected float32"),
+        (
+            lambda state, tensors: state.update(index=10**6),
+            "stands at update 1000000 of an epoch that has only",
+        ),
+        (
+            lambda state, tensors: tensors.update(nowhere=torch.ones(2)),
+            "'nowhere': there is float32 2",
+        ),
+        (
+            lambda state, tensors: drop(tensors, sorted(tensors)[0]),
+            "there is nothing, expected float32",
+        ),
         (
             lambda state, tensors: tensors.update({sorted(tensors)[0]: torch.ones(2, 2, 2)}),
             "there is float32 2 × 2 × 2, expected",
@@ -377,7 +435,11 @@ def test_a_strangers_checkpoint_is_refused(tmp_path, change, message):
 
 
 def test_epochs_and_minutes_end_training_too(tmp_path):
-    job = trainer(tmp_path, "epochs", training={"max_updates": None, "max_epochs": 1.5, "validate_every": "epoch"})
+    job = trainer(
+        tmp_path,
+        "epochs",
+        training={"max_updates": None, "max_epochs": 1.5, "validate_every": "epoch"},
+    )
     job.train()
     assert job.progress.update == round(1.5 * job.updates_per_epoch)
     assert [entry["update"] for entry in job.run.read_log() if "validation" in entry] == [
@@ -413,7 +475,10 @@ def fine_tuned(folder: Path, name: str, model: dict | None = None) -> Trainer:
     values = {**tiny.config(folder / "domain"), "init_from": str(folder / "general")}
     del values["tokenizer"], values["model"]
     config = configs.loads(json.dumps(values | ({"model": model} if model else {})), "domain.yaml")
-    return Trainer(Run.create(folder / name, "", defaults.fit(config, Run.open(folder / "general").config)), CPU)
+    return Trainer(
+        Run.create(folder / name, "", defaults.fit(config, Run.open(folder / "general").config)),
+        CPU,
+    )
 
 
 def test_fine_tuning_starts_from_the_best_weights_and_the_vocabulary_of_another_run(tmp_path):
@@ -423,8 +488,13 @@ def test_fine_tuning_starts_from_the_best_weights_and_the_vocabulary_of_another_
     best = general.run.load_checkpoint("best", training=False).model
     for name, tensor in to_tensors(job.model).items():
         assert torch.equal(tensor, best[name]), name
-    assert (job.config.model, job.config.tokenizer) == (general.config.model, general.config.tokenizer)
-    assert [each.vocabulary.tokens for each in job.codecs] == [each.vocabulary.tokens for each in general.codecs]
+    assert (job.config.model, job.config.tokenizer) == (
+        general.config.model,
+        general.config.tokenizer,
+    )
+    assert [each.vocabulary.tokens for each in job.codecs] == [
+        each.vocabulary.tokens for each in general.codecs
+    ]
     job.train()
     shutil.rmtree(tmp_path / "general")
     again = Trainer(job.run, CPU)
@@ -438,7 +508,9 @@ def test_fine_tuning_may_change_dropout_and_nothing_else_of_the_model(tmp_path):
     assert (job.config.model.dropout, job.config.model.hidden_size) == (0.4, 16)
     with pytest.raises(UserError) as error:
         fine_tuned(tmp_path, "wider", {"type": "transformer", "hidden_size": 32})
-    assert "which init_from names, differs" in str(error.value) and "model.hidden_size: 16 -> 32" in str(error.value)
+    assert "which init_from names, differs" in str(
+        error.value
+    ) and "model.hidden_size: 16 -> 32" in str(error.value)
 
 
 def stalled(job: Trainer, after: int) -> list[float]:
@@ -448,7 +520,9 @@ def stalled(job: Trainer, after: int) -> list[float]:
 
     def worse(*arguments):
         result = score(*arguments)
-        return training_module.evaluation.Result(result.hypotheses, result.references, next(losses), result.scores)
+        return training_module.evaluation.Result(
+            result.hypotheses, result.references, next(losses), result.scores
+        )
 
     def noted(rows):
         update(rows)
@@ -462,10 +536,17 @@ def stalled(job: Trainer, after: int) -> list[float]:
 
 
 def test_patience_brings_a_falling_schedule_to_its_end_before_training_stops(tmp_path):
-    training = {"max_updates": 1000, "validate_every": 5, "patience": 3, "schedule": {"type": "linear", "warmup_updates": 0}}
+    training = {
+        "max_updates": 1000,
+        "validate_every": 5,
+        "patience": 3,
+        "schedule": {"type": "linear", "warmup_updates": 0},
+    }
     job = trainer(tmp_path, training=training)
     rates = stalled(job, after=5)
-    assert job.progress.cooling_from == 40 and len(rates) == 44  # 25 + 3 validations of 5; a tenth of that more
+    assert (
+        job.progress.cooling_from == 40 and len(rates) == 44
+    )  # 25 + 3 validations of 5; a tenth of that more
     assert rates[39] > 0.9 * rates[0] and rates[43] < 0.3 * rates[39]
     again = Trainer(Run.open(tmp_path / "run"), CPU)
     again.train()
@@ -473,18 +554,28 @@ def test_patience_brings_a_falling_schedule_to_its_end_before_training_stops(tmp
 
 
 def test_patience_stops_a_schedule_without_an_end_at_once(tmp_path):
-    job = trainer(tmp_path, training={"max_updates": 1000, "validate_every": 5, "patience": 3, "schedule": "constant"})
+    job = trainer(
+        tmp_path,
+        training={"max_updates": 1000, "validate_every": 5, "patience": 3, "schedule": "constant"},
+    )
     assert len(stalled(job, after=5)) == 40
 
 
 def test_after_twenty_updates_the_remaining_time_and_its_bound_are_told(tmp_path, caplog):
     caplog.set_level("INFO", "mtcli")
-    job = trainer(tmp_path, training={"max_updates": 10**6, "validate_every": 10**6, "log_every": 100})
+    job = trainer(
+        tmp_path, training={"max_updates": 10**6, "validate_every": 10**6, "log_every": 100}
+    )
     stop_at(job, 25)
     with pytest.raises(Interrupted):
         job.train()
-    assert "minutes to go on this machine" in caplog.text and "--set training.max_minutes=" in caplog.text
-    bounded = trainer(tmp_path, settings=["training.max_minutes=0.001"], training={"max_updates": 10**6})
+    assert (
+        "minutes to go on this machine" in caplog.text
+        and "--set training.max_minutes=" in caplog.text
+    )
+    bounded = trainer(
+        tmp_path, settings=["training.max_minutes=0.001"], training={"max_updates": 10**6}
+    )
     bounded.train()
     assert bounded.share_done() == 1
 
@@ -498,7 +589,9 @@ def test_precision_auto_is_float32_on_the_cpu_and_holds_for_validation(tmp_path)
     job.train()
 
 
-@pytest.mark.parametrize(("name", "found"), [("auto", "cpu"), ("cuda", None), ("cuda:1", None), ("gpu", None)])
+@pytest.mark.parametrize(
+    ("name", "found"), [("auto", "cpu"), ("cuda", None), ("cuda:1", None), ("gpu", None)]
+)
 def test_devices_by_name(name, found, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     if found:

@@ -33,11 +33,15 @@ def translator(request, tmp_path_factory) -> Translator:
 
 
 def texts(translations) -> list[list[str]]:
-    return [[hypothesis.text for hypothesis in translation.hypotheses] for translation in translations]
+    return [
+        [hypothesis.text for hypothesis in translation.hypotheses] for translation in translations
+    ]
 
 
 def scores(translations) -> list[float]:
-    return [hypothesis.score for translation in translations for hypothesis in translation.hypotheses]
+    return [
+        hypothesis.score for translation in translations for hypothesis in translation.hypotheses
+    ]
 
 
 @pytest.mark.parametrize("options", [{}, {"beam_size": 1}, {"sampling": {"temperature": 1.5}}])
@@ -45,7 +49,11 @@ def test_a_result_does_not_depend_on_its_batch(translator, options):
     n_best = 1 if "beam_size" in options else 3
     whole = translator.translate(SOURCES, n_best=n_best, **options)
     alone = [
-        next(translator.stream([source], first_line=line, n_best=n_best, decoding=translator.decoding(**options)))
+        next(
+            translator.stream(
+                [source], first_line=line, n_best=n_best, decoding=translator.decoding(**options)
+            )
+        )
         for line, source in enumerate(SOURCES, 1)
     ]
     small = translator.translate(SOURCES, n_best=n_best, batch_tokens=25, **options)
@@ -67,7 +75,9 @@ def test_log_probabilities_are_those_of_forced_decoding(translator):
     forced = translator.score((source, hypothesis.text) for source, hypothesis in pairs)
     for (_, hypothesis), tokens in zip(pairs, forced, strict=True):
         assert len(tokens) == len(hypothesis.tokens) + 1
-        assert hypothesis.score == hypothesis.log_probability == pytest.approx(sum(tokens), abs=1e-6)
+        assert (
+            hypothesis.score == hypothesis.log_probability == pytest.approx(sum(tokens), abs=1e-6)
+        )
 
 
 def test_blank_lines_stay_blank(translator):
@@ -87,7 +97,9 @@ def test_unknown_characters_and_long_lines_are_translated_with_a_warning(transla
 
 
 def test_lengths_are_kept_within_their_own_bounds(translator):
-    for translation in translator.translate(SOURCES, min_length_ratio=1.0, max_length_ratio=1.0, max_length_offset=0):
+    for translation in translator.translate(
+        SOURCES, min_length_ratio=1.0, max_length_ratio=1.0, max_length_offset=0
+    ):
         assert len(translation.hypotheses[0].tokens) == len(translation.source)
 
 
@@ -102,17 +114,25 @@ def test_impossible_options_are_refused(translator):
 
 def test_evaluation_agrees_with_its_parts(translator):
     pairs = tiny.pairs(8, seed=1)
-    result = evaluate(translator, [s for s, _ in pairs], [[t] for _, t in pairs], ["chrf", "exact_match"])
+    result = evaluate(
+        translator, [s for s, _ in pairs], [[t] for _, t in pairs], ["chrf", "exact_match"]
+    )
     tokens = [each for scores in translator.score(pairs) for each in scores]
     assert result.loss == pytest.approx(-sum(tokens) / len(tokens))
-    assert result.hypotheses == [translation.text for translation in translator.translate([s for s, _ in pairs])]
-    same = evaluate(translator, [s for s, _ in pairs], [[h or "-"] for h in result.hypotheses], ["exact_match"])
+    assert result.hypotheses == [
+        translation.text for translation in translator.translate([s for s, _ in pairs])
+    ]
+    same = evaluate(
+        translator, [s for s, _ in pairs], [[h or "-"] for h in result.hypotheses], ["exact_match"]
+    )
     assert same.scores["exact_match"].value == 100 * sum(map(bool, result.hypotheses)) / 8
 
 
 @given(st.lists(st.integers(1, 60), max_size=200), st.integers(1, 400), st.integers(1, 5))
 @example([1] * 100, 30, 3)
-def test_batches_are_all_sentences_in_order_and_as_many_for_each_process(lengths, tokens, processes):
+def test_batches_are_all_sentences_in_order_and_as_many_for_each_process(
+    lengths, tokens, processes
+):
     sources = [[0] * length for length in sorted(lengths, reverse=True)]
     order = list(range(len(sources)))
     batches = list(_shared(order, sources, tokens, processes))

@@ -65,9 +65,15 @@ def test_the_file_is_json_with_one_readable_token_a_line(tmp_path):
         (b'["a", "b"]', "begins with <pad>, <unk>, <s>, </s>"),
         (b'["<pad>", "<unk>", "<s>", "</s>", "a", "a"]', "entry 5 is 'a', which came before"),
         (b'["<pad>", "<unk>", "<s>", "</s>", "<s>"]', "entry 4 is '<s>', which came before"),
-        (b'["<pad>", "<unk>", "<s>", "</s>", "a\\nb"]', "entry 4 is 'a\\nb', which no text contains"),
+        (
+            b'["<pad>", "<unk>", "<s>", "</s>", "a\\nb"]',
+            "entry 4 is 'a\\nb', which no text contains",
+        ),
         (b'["<pad>", "<unk>", "<s>", "</s>", ""]', "entry 4 is '', which no text contains"),
-        (b'["<pad>", "<unk>", "<s>", "</s>", "\\ud800"]', "entry 4 is '\\ud800', which no text contains"),
+        (
+            b'["<pad>", "<unk>", "<s>", "</s>", "\\ud800"]',
+            "entry 4 is '\\ud800', which no text contains",
+        ),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, content, complaint):

@@ -112,7 +112,9 @@ pool = Workers(lambda task: (time.sleep(0.1), os.getpid())[1], 3)
 print(*set(pool.map(range(12))), flush=True)
 list(pool.map(range(10_000)))
 """
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     with parent:
         processes = {int(each) for each in parent.stdout.readline().split()}
         parent.send_signal(ending)
@@ -124,10 +126,21 @@ def test_a_file_is_translated_the_same_by_several_processes(tmp_path):
     path = tiny.write_config(tmp_path, model="transformer", decoding={"batch_tokens": 40})
     run = Run.create(tmp_path / "run", path.read_text(), configs.load(path))
     Trainer(run, torch.device("cpu")).train()
-    lines = ["abc", "", "fed cab", "苹果", "ab " * 300, *(("abcdef" * 3)[n % 7 :] for n in range(50))]
+    lines = [
+        "abc",
+        "",
+        "fed cab",
+        "苹果",
+        "ab " * 300,
+        *(("abcdef" * 3)[n % 7 :] for n in range(50)),
+    ]
     options = dict(beam_size=3, n_best=3, attention=True)
-    alone, together = (Translator.load(run.path, "cpu", threads).translate(lines, **options) for threads in (1, 2))
+    alone, together = (
+        Translator.load(run.path, "cpu", threads).translate(lines, **options) for threads in (1, 2)
+    )
     for one, other in zip(alone, together, strict=True):
         assert one.source == other.source
         assert [each.text for each in one.hypotheses] == [each.text for each in other.hypotheses]
-        assert [each.score for each in one.hypotheses] == pytest.approx([each.score for each in other.hypotheses], abs=1e-4)
+        assert [each.score for each in one.hypotheses] == pytest.approx(
+            [each.score for each in other.hypotheses], abs=1e-4
+        )

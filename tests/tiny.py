@@ -19,7 +19,10 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def pairs(count: int, seed: int = 0) -> list[tuple[str, str]]:
     generator = random.Random(seed)
-    sources = ["".join(generator.choices("abcdef ", k=generator.randint(3, 9))).strip() or "a" for _ in range(count)]
+    sources = [
+        "".join(generator.choices("abcdef ", k=generator.randint(3, 9))).strip() or "a"
+        for _ in range(count)
+    ]
     return [(source, source[::-1].upper()) for source in sources]
 
 

@@ -32,14 +32,18 @@ def word_by_word(train: Pairs) -> Callable[[str], str]:
     strings: Counter[str] = Counter()
     together: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for english, chinese in train:
-        parts = {chinese[i : i + n] for n in range(1, LONGEST + 1) for i in range(len(chinese) - n + 1)}
+        parts = {
+            chinese[i : i + n] for n in range(1, LONGEST + 1) for i in range(len(chinese) - n + 1)
+        }
         strings.update(parts)
         for word in set(english.split()):
             words[word] += 1
             together[word].update(parts)
     dictionary = {}
     for word, counts in together.items():
-        score, _, best = max((2 * n / (words[word] + strings[part]), len(part), part) for part, n in counts.items())
+        score, _, best = max(
+            (2 * n / (words[word] + strings[part]), len(part), part) for part, n in counts.items()
+        )
         dictionary[word] = best if score >= 0.5 else ""
     return lambda english: "".join(dictionary.get(word, "") for word in english.split())
 
@@ -84,4 +88,6 @@ if __name__ == "__main__":
     print(f"{'exact match, %':24}{'test':>8}{'test_long':>12}")
     for name, learn in BASELINES.items():
         translate = learn(train)
-        print(f"{name:24}{exact_match(translate, read('test')):8.1f}{exact_match(translate, read('test_long')):12.1f}")
+        print(
+            f"{name:24}{exact_match(translate, read('test')):8.1f}{exact_match(translate, read('test_long')):12.1f}"
+        )

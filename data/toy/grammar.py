@@ -50,7 +50,9 @@ from lexicon import (
 )
 
 Item = TypeVar("Item")
-Pair = tuple[str, str]  # two words that a rule puts together: (red, book), (read, book), (teacher, read), (read, park)
+Pair = tuple[
+    str, str
+]  # two words that a rule puts together: (red, book), (read, book), (teacher, read), (read, park)
 Pairs = frozenset[Pair]
 NONE: Pairs = frozenset()
 
@@ -105,7 +107,9 @@ def adjectives(draw: Draw, noun: Noun, probability: float) -> Phrase:
     colours = [adjective for adjective in fitting if adjective.is_colour]
     if colours and not chosen[0].before.endswith("的") and draw.chance(0.5):
         chosen.append(draw.one(colours))
-    first, *second = [Phrase(row.english, row.before, frozenset({(row.english, noun.name)})) for row in chosen]
+    first, *second = [
+        Phrase(row.english, row.before, frozenset({(row.english, noun.name)})) for row in chosen
+    ]
     return rule("{0} {1}", "{1}{0}", first, *second) if second else first
 
 
@@ -117,7 +121,9 @@ def noun_phrase(draw: Draw, noun: Noun, kinds: str, adjective: float = 0.4) -> P
     kind = draw.one(kinds)
     if not noun.measure and kind not in "ty":
         kind = "b"
-    said = (unmeasured if kind in "bytpo" else measured)(draw, noun, kind, adjectives(draw, noun, adjective))
+    said = (unmeasured if kind in "bytpo" else measured)(
+        draw, noun, kind, adjectives(draw, noun, adjective)
+    )
     return replace(said, head=noun.name)
 
 
@@ -149,14 +155,20 @@ def measured(draw: Draw, noun: Noun, kind: str, description: Phrase) -> Phrase:
 def possessor(draw: Draw) -> Phrase:
     """*my* 我, *her father 's* 她爸爸."""
     pronoun = draw.one(PRONOUNS)
-    return rule("{0} 's", "{0}", kin(draw)) if draw.chance(0.25) else Phrase(pronoun.possessive, pronoun.chinese)
+    return (
+        rule("{0} 's", "{0}", kin(draw))
+        if draw.chance(0.25)
+        else Phrase(pronoun.possessive, pronoun.chinese)
+    )
 
 
 def kin(draw: Draw, but: str = "") -> Phrase:
     """*my mother* 我妈妈: family is close enough to go without 的."""
     owner, name = draw.one(PRONOUNS), draw.one([name for name in KIN if name != but])
     again = PRONOUNS[2 if "father" in name else 3]
-    return Phrase(f"{owner.possessive} {name}", owner.chinese + NOUNS[name].chinese, head=name, pronoun=again)
+    return Phrase(
+        f"{owner.possessive} {name}", owner.chinese + NOUNS[name].chinese, head=name, pronoun=again
+    )
 
 
 def somebody(draw: Draw, pronouns: Sequence[Pronoun] = PRONOUNS, but: str = "") -> Phrase:
@@ -221,14 +233,25 @@ def transitive(draw: Draw, sense: Sense, aspect: str, mood: str) -> Predicate | 
         kinds -= {"n", "m", "p", "o"}
     elif aspect == "habit":
         kinds -= {"m"} if "r" in sense.determiners else {"m", "d", "p", "s", "o"}
-    if mood != "yes" and aspect not in ("like", "perfect"):  # *not … any books*, for a number would be ambiguous
+    if mood != "yes" and aspect not in (
+        "like",
+        "perfect",
+    ):  # *not … any books*, for a number would be ambiguous
         kinds = kinds & set("dpso") | ({"y"} if kinds & {"a", "n"} else kinds & {"b"})
     if not kinds or (aspect == "perfect" and not VERBS[sense.verb].participle):
         return None
     thing = noun_phrase(draw, NOUNS[draw.one(sense.objects)], "".join(sorted(kinds)))
     pairs = thing.pairs | {(sense.verb, thing.head)}
     return Predicate(
-        sense.verb, thing.english, "", sense.chinese, thing.chinese, pairs, thing.bare, sense.places, sense
+        sense.verb,
+        thing.english,
+        "",
+        sense.chinese,
+        thing.chinese,
+        pairs,
+        thing.bare,
+        sense.places,
+        sense,
     )
 
 
@@ -241,7 +264,9 @@ def disposal(draw: Draw) -> Predicate:
     """*put the book on the table* 把书放在桌子上, *gave this hat to her mother* 把这顶帽子送给她妈妈."""
     row = draw.one(DISPOSALS)
     noun = NOUNS[draw.one(row.objects)]
-    thing = noun_phrase(draw, noun, "t" if noun.container or not noun.measure or noun.name in PEOPLE else "ttdp")
+    thing = noun_phrase(
+        draw, noun, "t" if noun.container or not noun.measure or noun.name in PEOPLE else "ttdp"
+    )
     goal = EMPTY
     if row.goal == "spot":
         goal = spot(draw)
@@ -260,13 +285,19 @@ def journey(draw: Draw) -> Predicate:
         english, chinese, names = draw.one(VEHICLES)
         place = PLACES[draw.one(names)]
         return Predicate("go", f"to {place.name} {english}", chinese, "去", place.chinese)
-    sense = draw.one([row for row in SENSES if "b" in row.determiners and set(row.places) & set(DESTINATIONS)])
+    sense = draw.one(
+        [row for row in SENSES if "b" in row.determiners and set(row.places) & set(DESTINATIONS)]
+    )
     goal = draw.one([name for name in sense.places if name in DESTINATIONS])
     thing = noun_phrase(draw, NOUNS[draw.one(sense.objects)], "b")
     return Predicate(
-        "go", f"to {PLACES[goal].name} to {sense.verb} {thing.english}",
-        "", f"去{PLACES[goal].chinese}{sense.chinese}", thing.chinese,
-        thing.pairs | {(sense.verb, thing.head), (sense.verb, goal)}, bare=True,
+        "go",
+        f"to {PLACES[goal].name} to {sense.verb} {thing.english}",
+        "",
+        f"去{PLACES[goal].chinese}{sense.chinese}",
+        thing.chinese,
+        thing.pairs | {(sense.verb, thing.head), (sense.verb, goal)},
+        bare=True,
     )
 
 
@@ -300,7 +331,9 @@ MARKERS = {  # what Chinese says before the verb: in statements and questions, i
 ASPECTS = ["past", "habit"] * 5 + ["future", "now"] * 3 + ["want", "perfect"] * 2 + ["like"]
 BE = {"i": "am", "he": "is", "they": "are"}
 WAS = {"i": "was", "he": "was", "they": "were"}
-OTHERS = [pronoun for pronoun in PRONOUNS if pronoun.subject not in ("i", "we")]  # one seldom asks about oneself
+OTHERS = [
+    pronoun for pronoun in PRONOUNS if pronoun.subject not in ("i", "we")
+]  # one seldom asks about oneself
 
 
 def english_verb(person: str, aspect: str, verb: str, plain: bool) -> tuple[str, str]:
@@ -339,14 +372,20 @@ class Clause:
         """English puts company, place and time after the verb, nearest first; Chinese before it, time first."""
         verb, head = self.predicate.verb, self.subject.head
         pairs = self.subject.pairs | self.predicate.pairs | self.company.pairs
-        pairs |= {(one, other) for one, other in ((head, verb), (verb, self.place)) if one and other}
+        pairs |= {
+            (one, other) for one, other in ((head, verb), (verb, self.place)) if one and other
+        }
         return Phrase(self._english(), self._chinese(), pairs)
 
     def _english(self) -> str:
         do, time = self.predicate, self.time.english
         asks = self.mood == "ask" or bool(self.wh.english)
-        auxiliary, verb = english_verb(self.subject.person, self.aspect, do.verb, self.mood == "yes" and not asks)
-        subject = f"{auxiliary} {self.subject.english}" if asks else f"{self.subject.english} {auxiliary}"
+        auxiliary, verb = english_verb(
+            self.subject.person, self.aspect, do.verb, self.mood == "yes" and not asks
+        )
+        subject = (
+            f"{auxiliary} {self.subject.english}" if asks else f"{self.subject.english} {auxiliary}"
+        )
         not_also = ("not " if self.mood == "no" else "") + ("also" if self.also else "")
         company = self.company.english and f"with {self.company.english}"
         place = PLACES[self.place].english if self.place else ""
@@ -367,15 +406,31 @@ class Clause:
             place = place[1:]  # one 在 is enough: 正在学校看书
         adverbs = ("也" if self.also else "") + ("就" if self.then else "")
         done = self.aspect == "past" and self.mood != "no"
-        verb = do.core + ("着" if wearing else "过" if self.aspect == "perfect" else "了" if done and not do.bare else "")
-        topic, thing = (do.object, "") if self.aspect == "perfect" else ("", do.object)  # 这本书我看过
+        verb = do.core + (
+            "着"
+            if wearing
+            else "过"
+            if self.aspect == "perfect"
+            else "了"
+            if done and not do.bare
+            else ""
+        )
+        topic, thing = (
+            (do.object, "") if self.aspect == "perfect" else ("", do.object)
+        )  # 这本书我看过
         final = ("了" if done and do.bare else "") + ("吗" if self.mood == "ask" else "")
         return f"{topic}{opening}{adverbs}{self.wh.chinese}{marker}{company}{place}{do.before}{verb}{thing}{final}"
 
 
 def clause(
-    draw: Draw, aspect: str, mood: str = "yes", subject: Phrase | None = None, do: Predicate | None = None,
-    adjuncts: float = 0.6, timed: bool = True, first: float = 0.25,
+    draw: Draw,
+    aspect: str,
+    mood: str = "yes",
+    subject: Phrase | None = None,
+    do: Predicate | None = None,
+    adjuncts: float = 0.6,
+    timed: bool = True,
+    first: float = 0.25,
 ) -> Clause:
     """A clause that makes sense: the place fits the verb, the time the aspect, and nobody goes along with themselves.
 
@@ -385,15 +440,24 @@ def clause(
     while not do or ("homework" in do.rest and subject.head in GROWN_UPS):
         do = predicate(draw, aspect, mood)
     company, place, when = EMPTY, "", EMPTY
-    if do.places and aspect != "perfect" and (aspect, mood) != ("now", "no") and draw.chance(adjuncts):
+    if (
+        do.places
+        and aspect != "perfect"
+        and (aspect, mood) != ("now", "no")
+        and draw.chance(adjuncts)
+    ):
         place = draw.one(do.places)
     social = (do.places or do.verb == "go") and do.verb != "sleep"
     if social and aspect not in ("now", "perfect") and mood != "no" and draw.chance(adjuncts / 3):
         company = somebody(draw, pronouns=(), but=subject.head)
     times = TIMES[aspect]
     if times and timed:
-        when = Phrase(*draw.one(times[2:] if (aspect, mood) == ("habit", "no") else times))  # *not … every day*?
-    return Clause(subject, aspect, mood, do, when, draw.chance(first) and aspect != "now", company, place)
+        when = Phrase(
+            *draw.one(times[2:] if (aspect, mood) == ("habit", "no") else times)
+        )  # *not … every day*?
+    return Clause(
+        subject, aspect, mood, do, when, draw.chance(first) and aspect != "now", company, place
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences
@@ -411,7 +475,9 @@ def statement(draw: Draw) -> Phrase:
 
 def question(draw: Draw) -> Phrase:
     """*did you read any books in the library yesterday ?* 你昨天在图书馆看书了吗？"""
-    return finish(clause(draw, draw.one(ASPECTS), "ask", somebody(draw, OTHERS), first=0).say(), "?")
+    return finish(
+        clause(draw, draw.one(ASPECTS), "ask", somebody(draw, OTHERS), first=0).say(), "?"
+    )
 
 
 def wh_question(draw: Draw) -> Phrase:
@@ -420,17 +486,30 @@ def wh_question(draw: Draw) -> Phrase:
     who = somebody(draw, OTHERS)
     if kind == "who":
         who = Phrase("who", "谁")
-        return finish(clause(draw, draw.one(["past", "future", "want"]), "yes", who, first=0).say(), "?")
+        return finish(
+            clause(draw, draw.one(["past", "future", "want"]), "yes", who, first=0).say(), "?"
+        )
     if kind == "why":
         asked = clause(draw, draw.one(["habit", "past", "future"]), "no", who, first=0)
         return finish(replace(asked, wh=Phrase("why", "为什么")).say(), "?")
     if kind == "where":
         aspect = draw.one(["habit", "future", "want"])
-        do = transitive(draw, draw.one([row for row in SENSES if row.places and row.verb != "do"]), aspect, "yes")
+        do = transitive(
+            draw,
+            draw.one([row for row in SENSES if row.places and row.verb != "do"]),
+            aspect,
+            "yes",
+        )
         assert do
         asked = clause(draw, aspect, "yes", who, replace(do, places=(), before="在哪儿"), first=0)
         return finish(replace(asked, wh=Phrase("where", "")).say(), "?")
-    sense = draw.one([row for row in SENSES if row.verb in ("read", "write", "draw", "buy", "eat", "drink", "make")])
+    sense = draw.one(
+        [
+            row
+            for row in SENSES
+            if row.verb in ("read", "write", "draw", "buy", "eat", "drink", "make")
+        ]
+    )
     thing = Phrase("what", "什么")
     countable = [NOUNS[name] for name in sense.objects if NOUNS[name].one]
     if kind == "which" and countable:
@@ -468,7 +547,9 @@ def things(draw: Draw, names: Sequence[str], mood: str, adjective: float = 0.5) 
     thing = noun_phrase(draw, NOUNS[first], "anm", adjective)
     if draw.chance(0.6):
         return thing
-    second = noun_phrase(draw, NOUNS[draw.one([name for name in names if name != first])], "an", adjective)
+    second = noun_phrase(
+        draw, NOUNS[draw.one([name for name in names if name != first])], "an", adjective
+    )
     return replace(rule("{0} and {1}", "{0}和{1}", thing, second), person=thing.person)
 
 
@@ -480,7 +561,9 @@ def there_is(draw: Draw) -> Phrase:
     else:
         place = PLACES[draw.one([*ROOMS, "library", "park", "shop", "hospital"])]
         where = Phrase(place.english, place.chinese + "里")
-        thing = things(draw, draw.one([[*PETS, *FURNITURE], ["teacher", "doctor", "student", "child"]]), mood)
+        thing = things(
+            draw, draw.one([[*PETS, *FURNITURE], ["teacher", "doctor", "student", "child"]]), mood
+        )
     if mood == "ask":
         return finish(rule("are there {0} {1}", "{1}有{0}吗", thing, where), "?")
     if mood == "no":
@@ -498,7 +581,9 @@ def owning(draw: Draw) -> Phrase:
         return finish(rule(f"{do} {{0}} have {{1}}", "{0}有{1}吗", owner, thing, pairs=pairs), "?")
     if mood == "no":
         return finish(rule(f"{{0}} {do} not have {{1}}", "{0}没有{1}", owner, thing, pairs=pairs))
-    return finish(rule(f"{{0}} {'has' if third else 'have'} {{1}}", "{0}有{1}", owner, thing, pairs=pairs))
+    return finish(
+        rule(f"{{0}} {'has' if third else 'have'} {{1}}", "{0}有{1}", owner, thing, pairs=pairs)
+    )
 
 
 def described(draw: Draw, thing: Phrase, mood: str) -> Phrase:
@@ -506,8 +591,10 @@ def described(draw: Draw, thing: Phrase, mood: str) -> Phrase:
     adjective = draw.one([row for row in ADJECTIVES if thing.head in row.nouns])
     be, pairs = BE[thing.person], {(adjective.english, thing.head)}
     pattern = {
-        (True, "yes"): ("", "是{1}的"), (True, "no"): ("not", "不是{1}的"),
-        (False, "yes"): ("very", "很{1}"), (False, "no"): ("not", "不{1}"),
+        (True, "yes"): ("", "是{1}的"),
+        (True, "no"): ("not", "不是{1}的"),
+        (False, "yes"): ("very", "很{1}"),
+        (False, "no"): ("not", "不{1}"),
     }[adjective.is_colour, mood]
     word = Phrase(adjective.english, adjective.chinese)
     return rule(f"{{0}} {be} {pattern[0]} {{1}}", "{0}" + pattern[1], thing, word, pairs=pairs)
@@ -532,8 +619,18 @@ def comparison(draw: Draw) -> Phrase:
     kinds = draw.one(["dp", "pd"])
     one, other = (noun_phrase(draw, noun, kind, adjective=0) for kind in kinds)
     be, pairs = BE[one.person], {(row.english, noun.name)}
-    english, chinese = draw.one([(f"{row.comparative} than", "比"), (f"not as {row.english} as", "没有")])
-    return finish(rule(f"{{0}} {be} {english} {{1}}", f"{{0}}{chinese}{{1}}{row.chinese}", one, other, pairs=pairs))
+    english, chinese = draw.one(
+        [(f"{row.comparative} than", "比"), (f"not as {row.english} as", "没有")]
+    )
+    return finish(
+        rule(
+            f"{{0}} {be} {english} {{1}}",
+            f"{{0}}{chinese}{{1}}{row.chinese}",
+            one,
+            other,
+            pairs=pairs,
+        )
+    )
 
 
 def whereabouts(draw: Draw) -> Phrase:
@@ -549,13 +646,25 @@ def whereabouts(draw: Draw) -> Phrase:
 
 def relative(draw: Draw) -> Phrase:
     """*the book that my mother bought yesterday is very expensive .* 我妈妈昨天买的书很贵。"""
-    sense = draw.one([row for row in SENSES if row.verb in ("read", "write", "draw", "buy", "make")])
+    sense = draw.one(
+        [row for row in SENSES if row.verb in ("read", "write", "draw", "buy", "make")]
+    )
     noun = NOUNS[draw.one([name for name in sense.objects if NOUNS[name].one])]
-    gap = Predicate(sense.verb, "", "", sense.chinese, "", frozenset({(sense.verb, noun.name)}), places=sense.places)
+    gap = Predicate(
+        sense.verb,
+        "",
+        "",
+        sense.chinese,
+        "",
+        frozenset({(sense.verb, noun.name)}),
+        places=sense.places,
+    )
     inner = replace(clause(draw, "past", do=gap, adjuncts=0.4, first=0), company=EMPTY).say()
     inner = replace(inner, chinese=inner.chinese.removesuffix("了"))
     thing = noun_phrase(draw, noun, "t", adjective=0)
-    thing = replace(rule("{0} that {1}", "{1}的{0}", thing, inner), head=thing.head, person=thing.person)
+    thing = replace(
+        rule("{0} that {1}", "{1}的{0}", thing, inner), head=thing.head, person=thing.person
+    )
     kind = draw.one(["like", "like", "spot", "adjective", "adjective"])
     if kind == "like":
         who, mood = somebody(draw), draw.one(["yes", "yes", "no"])
@@ -597,22 +706,35 @@ def weather(draw: Draw) -> Phrase:
     sense = draw.one([row for row in SENSES if set(row.places) & set(OUTDOORS)])
     do = journey(draw) if draw.chance(0.4) else transitive(draw, sense, "future", mood)
     do = do and replace(do, places=[place for place in do.places if place in OUTDOORS])
-    result = replace(clause(draw, "future", mood, do=do, adjuncts=1.0, timed=False, first=0), company=EMPTY, then=True)
+    result = replace(
+        clause(draw, "future", mood, do=do, adjuncts=1.0, timed=False, first=0),
+        company=EMPTY,
+        then=True,
+    )
     when = Phrase(*draw.one(TIMES["future"]))
-    return finish(rule(f"if it {english} {{0}} , {{1}}", f"如果{{0}}{chinese}，{{1}}", when, result.say()))
+    return finish(
+        rule(f"if it {english} {{0}} , {{1}}", f"如果{{0}}{chinese}，{{1}}", when, result.say())
+    )
 
 
 def report(draw: Draw) -> Phrase:
     """*the teacher says that the children are reading now .* 老师说…。 *she thinks that this film is very long .* 她觉得…。"""
-    speaker, (verb, chinese) = somebody(draw), draw.one([("say", "说"), ("know", "知道"), ("think", "觉得")])
+    speaker, (verb, chinese) = (
+        somebody(draw),
+        draw.one([("say", "说"), ("know", "知道"), ("think", "觉得")]),
+    )
     if verb == "think":
         content = described(draw, known_thing(draw), "yes")
     else:
         who = somebody(draw, but=speaker.head)
-        content = clause(draw, draw.one(["past", "habit", "future", "now"]), "yes", who, first=0).say()
+        content = clause(
+            draw, draw.one(["past", "habit", "future", "now"]), "yes", who, first=0
+        ).say()
     _, says = english_verb(speaker.person, "habit", verb, plain=True)
     pairs = {(speaker.head, verb)} if speaker.head else NONE
-    return finish(rule(f"{{0}} {says} that {{1}}", f"{{0}}{chinese}{{1}}", speaker, content, pairs=pairs))
+    return finish(
+        rule(f"{{0}} {says} that {{1}}", f"{{0}}{chinese}{{1}}", speaker, content, pairs=pairs)
+    )
 
 
 def chain(draw: Draw, clauses: int) -> Phrase:
@@ -635,15 +757,31 @@ def chain(draw: Draw, clauses: int) -> Phrase:
         who = somebody(draw, () if link == "also" else PRONOUNS, but=last.subject.head)
         if link == "then" and last.subject.pronoun:
             who = spoken(last.subject.pronoun)
-        last = replace(clause(draw, aspect, mood, who, do, timed=False, first=0), also=link == "also")
-        english, chinese = {"but": ("but", "但是"), "then": ("and then", "然后")}.get(link, ("and", ""))
+        last = replace(
+            clause(draw, aspect, mood, who, do, timed=False, first=0), also=link == "also"
+        )
+        english, chinese = {"but": ("but", "但是"), "then": ("and then", "然后")}.get(
+            link, ("and", "")
+        )
         said = rule(f"{{0}} , {english} {{1}}", f"{{0}}，{chinese}{{1}}", said, last.say())
     return finish(said)
 
 
 RULES = (
-    [statement] * 20 + [question] * 4 + [wh_question] * 6 + [request] * 2 + [gift] + [there_is] * 3 + [owning] * 2
-    + [description] + [comparison] * 3 + [whereabouts] + [relative] * 3 + [because] * 3 + [weather] + [report] * 3
+    [statement] * 20
+    + [question] * 4
+    + [wh_question] * 6
+    + [request] * 2
+    + [gift]
+    + [there_is] * 3
+    + [owning] * 2
+    + [description]
+    + [comparison] * 3
+    + [whereabouts]
+    + [relative] * 3
+    + [because] * 3
+    + [weather]
+    + [report] * 3
 )
 
 
@@ -651,5 +789,9 @@ def sentence(draw: Draw, chains: float, clauses: int) -> Phrase:
     """One sentence: with probability `chains` two to `clauses` clauses joined together, else any other rule."""
     said = None
     while not said:
-        said = chain(draw, draw.one(range(2, clauses + 1))) if draw.chance(chains) else draw.one(RULES)(draw)
+        said = (
+            chain(draw, draw.one(range(2, clauses + 1)))
+            if draw.chance(chains)
+            else draw.one(RULES)(draw)
+        )
     return said

@@ -13,7 +13,9 @@ from typing import NamedTuple
 def _rows(table: str) -> list[tuple[list[str], list[list[str]]]]:
     """Each line as (its columns, the word lists behind each `|`)."""
     cells = [[part.split() for part in line.split("|")] for line in table.strip().splitlines()]
-    clean = [[[word.replace("_", " ").strip("-") for word in part] for part in line] for line in cells]
+    clean = [
+        [[word.replace("_", " ").strip("-") for word in part] for part in line] for line in cells
+    ]
     return [(columns, lists) for columns, *lists in clean]
 
 
@@ -36,7 +38,11 @@ class Noun(NamedTuple):
 
 
 # one, many (or uncountable), measure word, Chinese, container
-NOUNS = {noun.name: noun for noun in (Noun(*columns) for columns, _ in _rows("""
+NOUNS = {
+    noun.name: noun
+    for noun in (
+        Noun(*columns)
+        for columns, _ in _rows("""
 father      -            -   爸爸
 mother      -            -   妈妈
 grandfather -            -   爷爷
@@ -99,10 +105,18 @@ scarf       scarves      条  围巾
 -           chess        -   象棋
 -           the_piano    -   钢琴
 -           the_guitar   -   吉他
-"""))}
+""")
+    )
+}
 KIN = "father mother grandfather grandmother".split()
 PEOPLE = {  # and the determiners they take: the, this, my
-    "teacher": "tddp", "doctor": "tdd", "student": "dp", "child": "ttdp", "friend": "p", "boy": "d", "girl": "d",
+    "teacher": "tddp",
+    "doctor": "tdd",
+    "student": "dp",
+    "child": "ttdp",
+    "friend": "p",
+    "boy": "d",
+    "girl": "d",
 }
 GROWN_UPS = [*KIN, "teacher", "doctor"]  # have no homework
 
@@ -116,14 +130,17 @@ class Pronoun(NamedTuple):
     chinese: str
 
 
-PRONOUNS = [Pronoun(*columns) for columns, _ in _rows("""
+PRONOUNS = [
+    Pronoun(*columns)
+    for columns, _ in _rows("""
 i    me   my    我
 you  you  your  你
 he   him  his   他
 she  her  her   她
 we   us   our   我们
 they them their 他们
-""")]
+""")
+]
 
 
 # ---------------------------------------------------------------------------------------------------------- adjectives
@@ -147,7 +164,9 @@ class Adjective(NamedTuple):
 _GOODS = "book pen umbrella chair box bag cup phone lamp car bicycle flower shirt coat skirt hat scarf shoes"
 _SIZED = "box bag cup lamp flower"
 # English, comparative, Chinese before a noun, Chinese | nouns. One syllable stands bare (新书) or takes 很…的 (很贵的书).
-ADJECTIVES = [Adjective(*columns, nouns) for columns, (nouns,) in _rows(f"""
+ADJECTIVES = [
+    Adjective(*columns, nouns)
+    for columns, (nouns,) in _rows(f"""
 red         -                红色的     红色   | apple {_GOODS}
 black       -                黑色的     黑色   | cat dog horse {_GOODS.replace(" flower", "")}
 white       -                白色的     白色   | cat dog horse bird house table {_GOODS}
@@ -171,7 +190,8 @@ wonderful   more_wonderful   精彩的     精彩   | book film story
 delicious   -                好吃的     好吃   | fish apple banana orange pear cake noodles
 delicious   -                好喝的     好喝   | tea coffee milk soup
 hot         -                热         热     | tea coffee milk soup
-""")]
+""")
+]
 
 
 # --------------------------------------------------------------------------------------------------------------- verbs
@@ -188,7 +208,11 @@ class Verb(NamedTuple):
 
 
 # base, third person, past, past participle (of verbs said in the perfect), -ing form (of verbs said in the progressive)
-VERBS = {verb.base: verb for verb in (Verb(*columns) for columns, _ in _rows("""
+VERBS = {
+    verb.base: verb
+    for verb in (
+        Verb(*columns)
+        for columns, _ in _rows("""
 read    reads    read     read     reading
 write   writes   wrote    -        writing
 draw    draws    drew     -        drawing
@@ -220,7 +244,9 @@ want    wants    wanted   -        -
 say     says     said     -        -
 know    knows    knew     -        -
 think   thinks   thought  -        -
-"""))}
+""")
+    )
+}
 
 
 class Sense(NamedTuple):
@@ -242,7 +268,9 @@ _DRINKS = "tea coffee milk"
 _CLOTHES = "shirt coat skirt hat scarf shoes glasses"
 _WARES = "book newspaper pen umbrella chair table lamp cup bag phone computer bicycle flower"
 # verb, Chinese, determiners | objects | places
-SENSES = [Sense(*columns, *lists) for columns, lists in _rows(f"""
+SENSES = [
+    Sense(*columns, *lists)
+    for columns, lists in _rows(f"""
 read   看   andpbr| book newspaper letter story                         | library home classroom park office garden
 write  写   anb   | letter story                                        | library home classroom office park
 draw   画   andb  | cat dog bird horse flower house                     | home classroom park garden school
@@ -262,7 +290,8 @@ play   打   b     | basketball tennis                                   | park 
 play   下   b     | chess                                               | park home library garden
 play   弹   b     | the_piano the_guitar                                | home school classroom restaurant
 do     做   b     | homework                                            | library home classroom school
-""")]
+""")
+]
 
 
 class Action(NamedTuple):
@@ -273,12 +302,15 @@ class Action(NamedTuple):
     places: list[str]
 
 
-ACTIONS = [Action(*columns, places) for columns, (places,) in _rows("""
+ACTIONS = [
+    Action(*columns, places)
+    for columns, (places,) in _rows("""
 swim  游泳 | school beijing shanghai
 sing  唱歌 | park home school restaurant classroom
 dance 跳舞 | park home school restaurant
 sleep 睡觉 | home office
-""")]
+""")
+]
 
 
 class Disposal(NamedTuple):
@@ -290,7 +322,9 @@ class Disposal(NamedTuple):
     objects: list[str]
 
 
-DISPOSALS = [Disposal(*columns, objects) for columns, (objects,) in _rows("""
+DISPOSALS = [
+    Disposal(*columns, objects)
+    for columns, (objects,) in _rows("""
 put    放在   spot   | book newspaper letter pen key umbrella cup phone hat scarf apple cake
 take   带到   place  | book computer umbrella dog child
 give   送给   person | book flower scarf hat bicycle cake dog
@@ -301,7 +335,8 @@ finish 写完   -      | letter
 finish 吃完   -      | apple banana orange pear cake noodles
 finish 喝完   -      | tea coffee milk soup
 finish 做完   -      | homework
-""")]
+""")
+]
 
 
 # ------------------------------------------------------------------------------------------------------ place and time
@@ -324,7 +359,11 @@ class Place(NamedTuple):
         return self.chinese + self.inside
 
 
-PLACES = {place.name.removeprefix("the "): place for place in (Place(*columns) for columns, _ in _rows("""
+PLACES = {
+    place.name.removeprefix("the "): place
+    for place in (
+        Place(*columns)
+        for columns, _ in _rows("""
 in the_library     图书馆 -
 in the_classroom   教室   里
 in the_park        公园   里
@@ -340,10 +379,14 @@ at school          学校   -
 at home            家     里
 in beijing         北京   -
 in shanghai        上海   -
-"""))}
+""")
+    )
+}
 ROOMS = "classroom kitchen office garden".split()
 OUTDOORS = "park garden".split()
-DESTINATIONS = "library park shop supermarket restaurant hospital cinema school beijing shanghai".split()
+DESTINATIONS = (
+    "library park shop supermarket restaurant hospital cinema school beijing shanghai".split()
+)
 
 
 class Spot(NamedTuple):
@@ -354,28 +397,41 @@ class Spot(NamedTuple):
     side: str
 
 
-SPOTS = [Spot(*columns) for columns, _ in _rows("""
+SPOTS = [
+    Spot(*columns)
+    for columns, _ in _rows("""
 on    table 上
 on    chair 上
 in    box   里
 in    bag   里
 under table 下面
-""")]
-SMALL_THINGS = "book newspaper letter pen key umbrella cup phone hat scarf apple banana orange pear".split()
+""")
+]
+SMALL_THINGS = (
+    "book newspaper letter pen key umbrella cup phone hat scarf apple banana orange pear".split()
+)
 FURNITURE = ["table", "chair"]
 PETS = ["cat", "dog", "bird"]
 POSSESSIONS = "cat dog horse shoes glasses book bicycle car house computer phone umbrella hat coat bag lamp".split()
 
-VEHICLES = [(english, chinese, names) for (english, chinese), (names,) in _rows("""
+VEHICLES = [
+    (english, chinese, names)
+    for (english, chinese), (names,) in _rows("""
 by_bus     坐公共汽车 | library park shop supermarket restaurant hospital cinema school
 by_train   坐火车     | beijing shanghai
 by_car     开车       | library park supermarket restaurant hospital cinema beijing shanghai
 by_bicycle 骑自行车   | library park shop supermarket cinema school
-""")]
+""")
+]
 
 TIMES = {  # when each aspect happens: English, Chinese
     "habit": [("every day", "每天"), ("every morning", "每天早上"), ("on sundays", "星期天")],
-    "past": [("yesterday", "昨天"), ("yesterday afternoon", "昨天下午"), ("last night", "昨天晚上"), ("last week", "上个星期")],
+    "past": [
+        ("yesterday", "昨天"),
+        ("yesterday afternoon", "昨天下午"),
+        ("last night", "昨天晚上"),
+        ("last week", "上个星期"),
+    ],
     "future": [("tomorrow", "明天"), ("tomorrow morning", "明天早上"), ("next week", "下个星期")],
     "want": [("tomorrow", "明天"), ("next week", "下个星期")],
     "now": [("now", "现在")],
@@ -388,7 +444,13 @@ TIMES = {  # when each aspect happens: English, Chinese
 DETERMINERS = {  # kind: English, Chinese. 一, 两 … and 这, 那 are followed by the measure word; the others are not
     "a": [("a", "一")],
     "n": [("two", "两"), ("three", "三"), ("four", "四")],
-    "m": [("ten", "十"), ("twelve", "十二"), ("twenty", "二十"), ("some", "一些"), ("many", "很多")],
+    "m": [
+        ("ten", "十"),
+        ("twelve", "十二"),
+        ("twenty", "二十"),
+        ("some", "一些"),
+        ("many", "很多"),
+    ],
     "s": [("this", "这"), ("that", "那")],
     "q": [("how many", "几")],
     "w": [("which", "哪")],

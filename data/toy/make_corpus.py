@@ -18,10 +18,19 @@ from lexicon import ACTIONS, ADJECTIVES, KIN, NOUNS, PEOPLE, SENSES, VERBS
 FOLDER = Path(__file__).parent
 SEED = 1
 SIZES = {"train": 8000, "validation": 500, "test": 600, "test_long": 600}
-MIN_WORDS, MAX_WORDS = 6, 20  # English tokens of a sentence of train, validation and test; the full stop is one
+MIN_WORDS, MAX_WORDS = (
+    6,
+    20,
+)  # English tokens of a sentence of train, validation and test; the full stop is one
 MAX_CHARACTERS = 28  # Chinese characters of the same
-MAX_LONG_WORDS, MAX_LONG_CHARACTERS = 34, 48  # test_long lies above the former limits and within these, on both sides
-CHAINS, LONG_CHAINS = 0.3, 0.9  # share of sentences with several coordinated clauses: two, in test_long up to three
+MAX_LONG_WORDS, MAX_LONG_CHARACTERS = (
+    34,
+    48,
+)  # test_long lies above the former limits and within these, on both sides
+CHAINS, LONG_CHAINS = (
+    0.3,
+    0.9,
+)  # share of sentences with several coordinated clauses: two, in test_long up to three
 HELD_OUT = 0.06  # share of the possible word pairs that train never shows together
 MAX_HELD_OUT_OF_WORD = 0.25  # share of a word's partners that may be held out
 MIN_COUNT = 20  # every word and character of test and test_long is in train at least so often
@@ -34,10 +43,19 @@ def possible_pairs() -> list[Pair]:
     """
     verbs = Counter(sense.verb for sense in SENSES)
     adjectives = Counter(adjective.english for adjective in ADJECTIVES)
-    described = [(row.english, noun) for row in ADJECTIVES if adjectives[row.english] == 1 for noun in row.nouns]
+    described = [
+        (row.english, noun)
+        for row in ADJECTIVES
+        if adjectives[row.english] == 1
+        for noun in row.nouns
+    ]
     done = [(row.verb, noun) for row in SENSES if verbs[row.verb] == 1 for noun in row.objects]
-    placed = [(row.verb, place) for row in SENSES + ACTIONS for place in row.places if row.verb != "do"]
-    doers = [(who, row.verb) for who in [*KIN, *PEOPLE] for row in SENSES + ACTIONS if row.verb != "do"]
+    placed = [
+        (row.verb, place) for row in SENSES + ACTIONS for place in row.places if row.verb != "do"
+    ]
+    doers = [
+        (who, row.verb) for who in [*KIN, *PEOPLE] for row in SENSES + ACTIONS if row.verb != "do"
+    ]
     return list(dict.fromkeys(described + done + placed + doers))
 
 
@@ -49,7 +67,9 @@ def held_out_pairs() -> list[Pair]:
     taken: Counter[str] = Counter()
     while len(chosen) < HELD_OUT * len(pairs):
         pair = draw.one(pairs)
-        if pair not in chosen and all(taken[word] + 1 <= MAX_HELD_OUT_OF_WORD * partners[word] for word in pair):
+        if pair not in chosen and all(
+            taken[word] + 1 <= MAX_HELD_OUT_OF_WORD * partners[word] for word in pair
+        ):
             chosen.append(pair)
             taken.update(pair)
     return chosen
@@ -86,13 +106,17 @@ def touches(pairs: Iterable[Pair], english: str) -> bool:
 
 def fits(said: Phrase) -> bool:
     """Whether a sentence has the length of train, validation and test."""
-    return MIN_WORDS <= len(said.english.split()) <= MAX_WORDS and len(said.chinese) <= MAX_CHARACTERS
+    return (
+        MIN_WORDS <= len(said.english.split()) <= MAX_WORDS and len(said.chinese) <= MAX_CHARACTERS
+    )
 
 
 def is_long(said: Phrase) -> bool:
     """Whether a sentence has the length of test_long."""
     words, characters = len(said.english.split()), len(said.chinese)
-    return MAX_WORDS < words <= MAX_LONG_WORDS and MAX_CHARACTERS < characters <= MAX_LONG_CHARACTERS
+    return (
+        MAX_WORDS < words <= MAX_LONG_WORDS and MAX_CHARACTERS < characters <= MAX_LONG_CHARACTERS
+    )
 
 
 class Source:
@@ -107,7 +131,9 @@ class Source:
         while True:
             said = sentence(self._draw, chains, clauses)
             known = self._said.get(said.english)
-            assert known in (None, said.chinese), f"two translations of {said.english!r}: {known} and {said.chinese}"
+            assert known in (None, said.chinese), (
+                f"two translations of {said.english!r}: {known} and {said.chinese}"
+            )
             if known is None:
                 self._said[said.english] = said.chinese
                 return said
@@ -117,7 +143,9 @@ def corpus() -> dict[str, list[Phrase]]:
     """The four splits."""
     held_out, source = held_out_pairs(), Source(SEED + 1)
     seen: list[Phrase] = []  # for train and validation
-    unseen: list[Phrase] = []  # for test, and more than enough: some hold a word that turns out to be rare in train
+    unseen: list[
+        Phrase
+    ] = []  # for test, and more than enough: some hold a word that turns out to be rare in train
     while len(seen) < SIZES["train"] + SIZES["validation"] or len(unseen) < 2 * SIZES["test"]:
         said = source.next(CHAINS, 2)
         if fits(said) and not touches(held_out, said.english):
@@ -130,7 +158,9 @@ def corpus() -> dict[str, list[Phrase]]:
     characters = Counter(character for said in train for character in said.chinese)
 
     def familiar(said: Phrase) -> bool:
-        counts = [words[word] for word in said.english.split()] + [characters[character] for character in said.chinese]
+        counts = [words[word] for word in said.english.split()] + [
+            characters[character] for character in said.chinese
+        ]
         return min(counts) >= MIN_COUNT
 
     test = [said for said in unseen if familiar(said)][: SIZES["test"]]
@@ -144,6 +174,7 @@ def corpus() -> dict[str, list[Phrase]]:
 
 def files() -> dict[str, str]:
     """The name and content of each file: English, a tab, Chinese."""
+
     def rows(phrases: list[Phrase]) -> str:
         return "".join(f"{said.english}\t{said.chinese}\n" for said in phrases)
 

@@ -30,25 +30,42 @@ app = typer.Typer(
 log = logging.getLogger("mtcli")
 
 
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file that says what to train and how.")]
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="YAML file that says what to train and how.")
+]
 SetOption = Annotated[
-    Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the config; repeatable.")
+    Optional[list[str]],
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the config; repeatable."),
 ]
 NewRunOption = Annotated[
-    Optional[Path], typer.Option("--run", help="Directory of the run.  [default: runs/ and the config's name]")
+    Optional[Path],
+    typer.Option("--run", help="Directory of the run.  [default: runs/ and the config's name]"),
 ]
-RunOption = Annotated[Optional[Path], typer.Option("--run", help="Directory of a run.  [default: the one trained last]")]
+RunOption = Annotated[
+    Optional[Path],
+    typer.Option("--run", help="Directory of a run.  [default: the one trained last]"),
+]
 RunsOption = Annotated[
     Optional[list[Path]],
-    typer.Option("--run", help="Directory of a run; of several, an ensemble.  [default: the one trained last]"),
+    typer.Option(
+        "--run",
+        help="Directory of a run; of several, an ensemble.  [default: the one trained last]",
+    ),
 ]
 DeviceOption = Annotated[
-    str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where to compute; auto takes a CUDA GPU if there is one.")
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        help="Where to compute; auto takes a CUDA GPU if there is one.",
+    ),
 ]
 ThreadsOption = Annotated[
-    Optional[int], typer.Option(min=1, help="Processor cores to use.  [default: PyTorch's choice, usually all]")
+    Optional[int],
+    typer.Option(min=1, help="Processor cores to use.  [default: PyTorch's choice, usually all]"),
 ]
-BeamOption = Annotated[Optional[int], typer.Option(min=1, help="Hypotheses kept at each step; 1 is greedy.")]
+BeamOption = Annotated[
+    Optional[int], typer.Option(min=1, help="Hypotheses kept at each step; 1 is greedy.")
+]
 JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -56,7 +73,9 @@ def main() -> None:
     """Run the command line. Results go to stdout, all else to stderr; exits 0, 1 (failure) or 2 (wrong usage)."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace" if stream is sys.stderr else "strict")
+        stream.reconfigure(
+            encoding="utf-8", errors="backslashreplace" if stream is sys.stderr else "strict"
+        )
     try:
         app()
     except UserError as error:
@@ -66,7 +85,10 @@ def main() -> None:
         _drop_stdout()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:  # such as a full disk behind stdout
-        print(f"mtcli: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}.", file=sys.stderr)
+        print(
+            f"mtcli: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}.",
+            file=sys.stderr,
+        )
         _drop_stdout()
         sys.exit(1)
     except KeyboardInterrupt:
@@ -86,7 +108,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -143,13 +167,20 @@ def train(
         distributed.init(chosen)
         with distributed.main_first():
             place = _prepare_run(config, run, wanted)
-        with place.lock() if distributed.is_main() else nullcontext(), _telling(UserError, place.path):
+        with (
+            place.lock() if distributed.is_main() else nullcontext(),
+            _telling(UserError, place.path),
+        ):
             if distributed.is_main():
                 place.mark_latest()
             job = trainer.Trainer(place, chosen, signals)
             parameters = sum(parameter.numel() for parameter in job.model.parameters())
-            several = f", {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
-            log.info(f"{place.path}: {place.config.model.type}, {parameters:,} parameters, on {job.device}{several}")
+            several = (
+                f", {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
+            )
+            log.info(
+                f"{place.path}: {place.config.model.type}, {parameters:,} parameters, on {job.device}{several}"
+            )
             try:
                 job.train()
             except KeyboardInterrupt:  # they all stop
@@ -157,7 +188,11 @@ def train(
                 raise
         distributed.shutdown()
     best, progress = place.best, job.progress
-    scored = f"best {best['metric']} {best['value']:.4g} at update {best['update']:,}" if best else "no finite score"
+    scored = (
+        f"best {best['metric']} {best['value']:.4g} at update {best['update']:,}"
+        if best
+        else "no finite score"
+    )
     log.info(
         f"finished: {place.path}, {progress.update:,} updates in {progress.seconds / 60:.1f} minutes; {scored}\n"
         f'next: mtcli translate --run {place.path} "{job.sources[0]}"\n'
@@ -175,7 +210,10 @@ def _load_config(path: Path, settings: list[str] | None, run: Path | None):
     from ..run.directory import Run
 
     place = run or _place_for(path)  # once it is made, it needs the other run no more
-    return defaults.fit(config, (Run(place) if (place / "config.yaml").exists() else Run.open(config.init_from)).config)
+    return defaults.fit(
+        config,
+        (Run(place) if (place / "config.yaml").exists() else Run.open(config.init_from)).config,
+    )
 
 
 def _place_for(config_path: Path) -> Path:
@@ -188,7 +226,9 @@ def _prepare_run(config_path: Path, run: Path | None, config):
     from ..support import distributed
 
     if distributed.is_main():
-        return Run.create(run or _place_for(config_path), config_path.read_text(encoding="utf-8"), config)
+        return Run.create(
+            run or _place_for(config_path), config_path.read_text(encoding="utf-8"), config
+        )
     place = Run(run or _place_for(config_path))
     place.config = config
     return place
@@ -224,26 +264,56 @@ def _same_command() -> str:
 
 @app.command()
 def translate(
-    text: Annotated[Optional[list[str]], typer.Argument(help="Sentences, each quoted. Without any: --input or stdin.")] = None,
+    text: Annotated[
+        Optional[list[str]],
+        typer.Argument(help="Sentences, each quoted. Without any: --input or stdin."),
+    ] = None,
     run: RunsOption = None,
-    input: Annotated[Optional[Path], typer.Option("--input", "-i", help="File with one sentence a line; .gz too.")] = None,
-    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an --output that was interrupted.")] = False,
+    input: Annotated[
+        Optional[Path],
+        typer.Option("--input", "-i", help="File with one sentence a line; .gz too."),
+    ] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("--output", "-o", help="File to write instead of stdout.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an --output that was interrupted.")
+    ] = False,
     beam_size: BeamOption = None,
     n_best: Annotated[int, typer.Option(min=1, help="Hypotheses to print for each line.")] = 1,
     as_json: JSONOption = False,
     prefix: Annotated[str, typer.Option(help="Text with which every translation begins.")] = "",
     replace_unknown: Annotated[
-        bool, typer.Option("--replace-unknown", help="For a word it cannot write: the source word it looked at.")
+        bool,
+        typer.Option(
+            "--replace-unknown", help="For a word it cannot write: the source word it looked at."
+        ),
     ] = False,
-    length_penalty: Annotated[Optional[float], typer.Option(min=0, help="Alpha of the length penalty; 0: none.")] = None,
-    max_length_ratio: Annotated[Optional[float], typer.Option(min=0, help="Most target tokens per source token.")] = None,
-    no_repeat_ngram: Annotated[Optional[int], typer.Option(min=0, help="Longest n-gram that may not repeat.")] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw translations at random instead of searching.")] = False,
-    temperature: Annotated[Optional[float], typer.Option(help="With --sample: below 1 is safer, above is wilder.")] = None,
-    top_k: Annotated[Optional[int], typer.Option(min=1, help="With --sample: from the k best tokens only.")] = None,
-    top_p: Annotated[Optional[float], typer.Option(help="With --sample: from the best tokens of this probability.")] = None,
-    seed: Annotated[Optional[int], typer.Option(min=0, help="With --sample: another seed, other translations.")] = None,
+    length_penalty: Annotated[
+        Optional[float], typer.Option(min=0, help="Alpha of the length penalty; 0: none.")
+    ] = None,
+    max_length_ratio: Annotated[
+        Optional[float], typer.Option(min=0, help="Most target tokens per source token.")
+    ] = None,
+    no_repeat_ngram: Annotated[
+        Optional[int], typer.Option(min=0, help="Longest n-gram that may not repeat.")
+    ] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw translations at random instead of searching.")
+    ] = False,
+    temperature: Annotated[
+        Optional[float], typer.Option(help="With --sample: below 1 is safer, above is wilder.")
+    ] = None,
+    top_k: Annotated[
+        Optional[int], typer.Option(min=1, help="With --sample: from the k best tokens only.")
+    ] = None,
+    top_p: Annotated[
+        Optional[float],
+        typer.Option(help="With --sample: from the best tokens of this probability."),
+    ] = None,
+    seed: Annotated[
+        Optional[int], typer.Option(min=0, help="With --sample: another seed, other translations.")
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -258,7 +328,9 @@ def translate(
         raise typer.BadParameter(f"--{next(iter(sampling)).replace('_', '-')} goes with --sample")
     lines = _lines(text, input)
     if text or lines is None:
-        threads = threads or 1  # cores that wait for each other at every step of a sentence or two only make it slow
+        threads = (
+            threads or 1
+        )  # cores that wait for each other at every step of a sentence or two only make it slow
     translator = _load_translator(run, device, threads)
     changes: dict[str, Any] = {}
     if sample:
@@ -268,7 +340,10 @@ def translate(
     elif n_best > translator.config.decoding.beam_size:
         changes["beam_size"] = n_best
     if length_penalty is not None:
-        changes["length_penalty"] = {"type": translator.config.decoding.length_penalty.type, "alpha": length_penalty}
+        changes["length_penalty"] = {
+            "type": translator.config.decoding.length_penalty.type,
+            "alpha": length_penalty,
+        }
     if max_length_ratio is not None:
         changes["max_length_ratio"] = max_length_ratio
     if no_repeat_ngram is not None:
@@ -277,14 +352,18 @@ def translate(
     wish = dict(n_best=n_best, prefix=prefix, replace_unknown=replace_unknown)
     options = dict(decoding=decoding, attention=as_json, **wish)
     if lines is None:
-        for number, translation in enumerate(translator.stream(_prompt(), ready=lambda: False, **options), 1):
+        for number, translation in enumerate(
+            translator.stream(_prompt(), ready=lambda: False, **options), 1
+        ):
             _write(sys.stdout, translation, number, n_best, as_json)
         return
     from ..decoding.translator import POOL_LINES
     from ..text import corpus
     from .output import left_behind, progress, writer
 
-    if output is None and isinstance(lines, corpus.Arriving):  # a program on the other side may wait for an answer
+    if output is None and isinstance(
+        lines, corpus.Arriving
+    ):  # a program on the other side may wait for an answer
         options["ready"] = lines.ready
 
     task = {
@@ -302,12 +381,22 @@ def translate(
             log.info(f"{output} is whole already; without --resume it is made anew.")
             return
         done, keep = left or (0, 0)
-        log.info(f"{output}: continuing after line {done:,}" if done else f"{output}: nothing of it is there; beginning")
-    again = done % POOL_LINES  # translated once more, so that the others are in the very batches of an unbroken run
+        log.info(
+            f"{output}: continuing after line {done:,}"
+            if done
+            else f"{output}: nothing of it is there; beginning"
+        )
+    again = (
+        done % POOL_LINES
+    )  # translated once more, so that the others are in the very batches of an unbroken run
     lines = islice(lines, done - again, None)
     with writer(output, task, keep) as out:
-        translations = islice(translator.stream(lines, first_line=done - again + 1, **options), again, None)
-        with progress(translations, input, text is not None or output is None, done) as translations:
+        translations = islice(
+            translator.stream(lines, first_line=done - again + 1, **options), again, None
+        )
+        with progress(
+            translations, input, text is not None or output is None, done
+        ) as translations:
             for number, translation in enumerate(translations, done + 1):
                 _write(out, translation, number, n_best, as_json)
 
@@ -350,7 +439,9 @@ def _prompt() -> Iterator[str]:
     except ImportError:
         pass
     else:
-        history = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local/state")) / "mtcli_history"
+        history = (
+            Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local/state")) / "mtcli_history"
+        )
         try:
             history.parent.mkdir(parents=True, exist_ok=True)
             history.touch()
@@ -392,15 +483,27 @@ def _write(out, translation, number: int, n_best: int, as_json: bool) -> None:
 @app.command("eval")
 def evaluate(
     run: RunsOption = None,
-    source: Annotated[Optional[Path], typer.Option(help="File to translate, one sentence a line.")] = None,
+    source: Annotated[
+        Optional[Path], typer.Option(help="File to translate, one sentence a line.")
+    ] = None,
     reference: Annotated[
         Optional[list[Path]],
-        typer.Option(help="Its translations, line by line; repeatable, or a .tsv with several a line."),
+        typer.Option(
+            help="Its translations, line by line; repeatable, or a .tsv with several a line."
+        ),
     ] = None,
-    data: Annotated[Optional[Path], typer.Option(help="TSV of source and reference, instead of two files.")] = None,
-    metrics: Annotated[Optional[str], typer.Option(help="Comma-separated: bleu, chrf, ter, exact_match.")] = None,
-    against: Annotated[Optional[Path], typer.Option(help="Another run: is the difference significant?")] = None,
-    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="Write the translations here.")] = None,
+    data: Annotated[
+        Optional[Path], typer.Option(help="TSV of source and reference, instead of two files.")
+    ] = None,
+    metrics: Annotated[
+        Optional[str], typer.Option(help="Comma-separated: bleu, chrf, ter, exact_match.")
+    ] = None,
+    against: Annotated[
+        Optional[Path], typer.Option(help="Another run: is the difference significant?")
+    ] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("--output", "-o", help="Write the translations here.")
+    ] = None,
     beam_size: BeamOption = None,
     as_json: JSONOption = False,
     device: DeviceOption = "auto",
@@ -422,14 +525,18 @@ def evaluate(
         part = configs.Plain(source=str(source), target=[str(path) for path in reference or []])
     elif translator.config.data.test is not None:
         part = translator.config.data.test
-        for path in configs.files_of(part):  # a run may come from a stranger, who could name anything
+        for path in configs.files_of(
+            part
+        ):  # a run may come from a stranger, who could name anything
             if os.path.lexists(path) and not os.path.isfile(path):
                 raise UserError(
                     f"{path}, which the run's config names as data.test, is no plain file. It was not opened; give "
                     "--data, or --source and --reference."
                 )
     else:
-        raise UserError("The run's config names no data.test; give --data, or --source and --reference.")
+        raise UserError(
+            "The run's config names no data.test; give --data, or --source and --reference."
+        )
     names = list(translator.config.evaluation.metrics)
     if metrics is not None:
         names = [name.strip() for name in metrics.split(",")]
@@ -446,12 +553,16 @@ def evaluate(
     comparisons = []
     if against:
         other = _load_translator(against, device, threads)
-        rival = evaluation.evaluate(other, sources, references, [], other.decoding(beam_size=decoding.beam_size))
+        rival = evaluation.evaluate(
+            other, sources, references, [], other.decoding(beam_size=decoding.beam_size)
+        )
         systems = [(str(against), rival.hypotheses), (name, result.hypotheses)]
         options = evaluation.metric_options(translator)
         comparisons = evaluation.metrics.compare(systems, references, names, **options)
     if as_json:
-        summary: dict[str, Any] = {key: value for key, value in result.values().items() if key != "loss"}
+        summary: dict[str, Any] = {
+            key: value for key, value in result.values().items() if key != "loss"
+        }
         summary |= {
             "sentences": len(sources),
             "source": configs.name_of(part),
@@ -462,17 +573,31 @@ def evaluate(
             summary["comparison"] = [comparison._asdict() for comparison in comparisons]
         print(json.dumps(summary, ensure_ascii=False))
         return
-    print(f"{name} on {configs.name_of(part)}: {len(sources):,} sentences, beam {decoding.beam_size}")
+    print(
+        f"{name} on {configs.name_of(part)}: {len(sources):,} sentences, beam {decoding.beam_size}"
+    )
     _print_table(
         [(score.name, f"{score.value:.2f}", score.signature) for score in result.scores.values()]
-        + [("perplexity", f"{result.perplexity:.3f}", "of a target token of the first references, end of sentence included")]
+        + [
+            (
+                "perplexity",
+                f"{result.perplexity:.3f}",
+                "of a target token of the first references, end of sentence included",
+            )
+        ]
     )
     if comparisons:
         print("\nPaired bootstrap: could the difference to the first system be chance?")
         _print_table(
             [("system", "metric", "score", "mean ± 95 %", "p")]
             + [
-                (c.system, c.name, f"{c.value:.2f}", f"{c.mean:.2f} ± {c.interval:.2f}", "" if c.p_value is None else f"{c.p_value:.4f}")
+                (
+                    c.system,
+                    c.name,
+                    f"{c.value:.2f}",
+                    f"{c.mean:.2f} ± {c.interval:.2f}",
+                    "" if c.p_value is None else f"{c.p_value:.4f}",
+                )
                 for c in comparisons
             ]
         )
@@ -480,11 +605,22 @@ def evaluate(
 
 @app.command()
 def export(
-    format: Annotated[str, typer.Option("--format", help="ctranslate2 (Transformers, fast, without PyTorch) or onnx.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Directory to write; --run of other commands takes it.")],
+    format: Annotated[
+        str,
+        typer.Option("--format", help="ctranslate2 (Transformers, fast, without PyTorch) or onnx."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Directory to write; --run of other commands takes it."
+        ),
+    ],
     run: RunOption = None,
     quantization: Annotated[
-        str, typer.Option(help="ctranslate2: none, int8, int16, float16 or bfloat16: smaller, and a little less exact.")
+        str,
+        typer.Option(
+            help="ctranslate2: none, int8, int16, float16 or bfloat16: smaller, and a little less exact."
+        ),
     ] = "none",
     threads: ThreadsOption = None,
 ) -> None:
@@ -509,9 +645,15 @@ def export(
 def score(
     run: RunsOption = None,
     source: Annotated[Optional[Path], typer.Option(help="File with one sentence a line.")] = None,
-    target: Annotated[Optional[Path], typer.Option(help="File with their translations, line by line.")] = None,
-    data: Annotated[Optional[Path], typer.Option(help="TSV of source and translation, instead of two files.")] = None,
-    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="File to write instead of stdout.")] = None,
+    target: Annotated[
+        Optional[Path], typer.Option(help="File with their translations, line by line.")
+    ] = None,
+    data: Annotated[
+        Optional[Path], typer.Option(help="TSV of source and translation, instead of two files.")
+    ] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("--output", "-o", help="File to write instead of stdout.")
+    ] = None,
     as_json: JSONOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -523,10 +665,17 @@ def score(
     from ..text import corpus
     from .output import progress, writer
 
-    part = configs.TSV(path=str(data)) if data else configs.Plain(source=str(source), target=str(target))
+    part = (
+        configs.TSV(path=str(data))
+        if data
+        else configs.Plain(source=str(source), target=str(target))
+    )
     translator = _load_translator(run, device, threads)
     pairs, scored = tee(corpus.read_pairs(part, skip_blank=False))
-    with writer(output) as out, progress(translator.score(scored), data or source, output is None) as results:
+    with (
+        writer(output) as out,
+        progress(translator.score(scored), data or source, output is None) as results,
+    ):
         for number, (pair, tokens) in enumerate(zip(pairs, results), 1):
             total = sum(tokens)
             penalised = total / translator.config.decoding.length_penalty.divisor(len(tokens))
@@ -545,8 +694,12 @@ def score(
 def average(
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the run to make.")],
     run: RunOption = None,
-    last: Annotated[Optional[int], typer.Option(min=2, help="The newest so many checkpoints.  [default: all]")] = None,
-    best: Annotated[Optional[int], typer.Option(min=2, help="The best so many of those that the run has kept.")] = None,
+    last: Annotated[
+        Optional[int], typer.Option(min=2, help="The newest so many checkpoints.  [default: all]")
+    ] = None,
+    best: Annotated[
+        Optional[int], typer.Option(min=2, help="The best so many of those that the run has kept.")
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -565,7 +718,10 @@ def average(
     log.info(f"{output}: the average of checkpoints {', '.join(map(str, updates))} of {place.path}")
     try:
         before = place.load_checkpoint("best", training=False)
-        values = averaging.validate(place, before.model, chosen), averaging.validate(place, weights, chosen)
+        values = (
+            averaging.validate(place, before.model, chosen),
+            averaging.validate(place, weights, chosen),
+        )
     except UserError as error:
         log.warning(f"It was not compared with the best checkpoint: {error}")
         return
@@ -591,5 +747,8 @@ def schema() -> None:
 def _print_table(rows: list[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for first, *rest in rows:
-        cells = [cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width) for cell, width in zip(rest, widths[1:])]
+        cells = [
+            cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
+            for cell, width in zip(rest, widths[1:])
+        ]
         print("  ".join([first.ljust(widths[0]), *cells]).rstrip())

@@ -22,7 +22,9 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def writer(path: Path | None, task: dict[str, Any] | None = None, keep: int = 0) -> Iterator[TextIO]:
+def writer(
+    path: Path | None, task: dict[str, Any] | None = None, keep: int = 0
+) -> Iterator[TextIO]:
     """Where results go: stdout, or a file that bears its name only once it is whole.
 
     ``task``, JSON, is what `left_behind` will hold against a later wish to continue. ``keep`` is the number of bytes of
@@ -65,9 +67,13 @@ def left_behind(path: Path, task: dict[str, Any], grouped: bool) -> tuple[int, i
             return 0, 0
         before = json.loads(wish.read_text(encoding="utf-8")) if wish.exists() else None
         if not isinstance(before, dict):
-            raise UserError(f"{part} cannot be continued: {wish}, which says what was asked for, is missing or damaged.")
+            raise UserError(
+                f"{part} cannot be continued: {wish}, which says what was asked for, is missing or damaged."
+            )
         differences = [
-            f"  {key}: {before.get(key)} -> {task.get(key)}" for key in task if before.get(key) != task.get(key)
+            f"  {key}: {before.get(key)} -> {task.get(key)}"
+            for key in task
+            if before.get(key) != task.get(key)
         ]
         if differences:
             raise UserError(
@@ -77,7 +83,9 @@ def left_behind(path: Path, task: dict[str, Any], grouped: bool) -> tuple[int, i
         with open(part, "rb") as file:
             return _last_group(file) if grouped else _whole_lines(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"{part} cannot be continued: {getattr(error, 'strerror', None) or error}.") from None
+        raise UserError(
+            f"{part} cannot be continued: {getattr(error, 'strerror', None) or error}."
+        ) from None
 
 
 def _beside(path: Path) -> tuple[Path, Path]:
@@ -118,7 +126,10 @@ def progress(
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     total = _count_lines(path) if path is not None else None
-    with logging_redirect_tqdm(), tqdm(results, total=total, initial=done, unit=" lines", smoothing=0) as bar:
+    with (
+        logging_redirect_tqdm(),
+        tqdm(results, total=total, initial=done, unit=" lines", smoothing=0) as bar,
+    ):
         yield bar
 
 

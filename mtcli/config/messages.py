@@ -93,7 +93,11 @@ def show(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         text = "[" + ", ".join(show(item) for item in value[:LONGEST]) + "]"
     elif isinstance(value, dict):
-        text = "{" + ", ".join(f"{key}: {show(item)}" for key, item in list(value.items())[:LONGEST]) + "}"
+        text = (
+            "{"
+            + ", ".join(f"{key}: {show(item)}" for key, item in list(value.items())[:LONGEST])
+            + "}"
+        )
     else:
         text = repr(value[: LONGEST + 1] if isinstance(value, str) else value)
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -104,7 +108,9 @@ def allowed(nodes: list[Node]) -> str:
     """'choose none, dot', 'it must be a whole number >= 1, or null' …: the alternatives in words."""
     choices = list(dict.fromkeys(choice for node in nodes for choice in _choices(node)))
     others = [node for node in nodes if not _choices(node) and not _kinds(node)]
-    others = [node for node in others if node.get("type") != "null"] + [n for n in others if n.get("type") == "null"]
+    others = [node for node in others if node.get("type") != "null"] + [
+        n for n in others if n.get("type") == "null"
+    ]
     if choices and all(node.get("type") == "null" for node in others):
         return "choose " + ", ".join(choices + ["null"] * bool(others))
     words = [_in_words(node, nodes) for node in others] + [f"'{choice}'" for choice in choices]
@@ -121,8 +127,17 @@ def _in_words(node: Node, beside: list[Node]) -> str:
         if all(item in beside for item in one):
             return "a list of these"
         each = ", ".join(_choices(items[0])) or allowed(one).removeprefix("it must be ")
-        return f"a list of {len(items)} values, each {each}" if "prefixItems" in node else f"a list of {each}"
-    names = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
+        return (
+            f"a list of {len(items)} values, each {each}"
+            if "prefixItems" in node
+            else f"a list of {each}"
+        )
+    names = {
+        "integer": "a whole number",
+        "number": "a number",
+        "boolean": "true or false",
+        "string": "text",
+    }
     text = "a file name" if node.get("format") == "file" else names.get(node["type"], node["type"])
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [f"{sign} {node[name]:.15g}" for name, sign in signs.items() if name in node]
@@ -131,7 +146,9 @@ def _in_words(node: Node, beside: list[Node]) -> str:
 
 def closest(word: Any, words: list[str]) -> str | None:
     """The one of ``words`` that was probably meant."""
-    matches = get_close_matches(str(word)[:LONGEST].lower(), words, 1) if isinstance(word, str) else []
+    matches = (
+        get_close_matches(str(word)[:LONGEST].lower(), words, 1) if isinstance(word, str) else []
+    )
     return matches[0] if matches else None
 
 
@@ -179,11 +196,15 @@ def explain(error: ValidationError, schema: Node, data: Any) -> list[tuple[Path,
         else:
             spot = _find(loc, schema, data)
             if kind == "union_tag_invalid" and isinstance(spot.value, dict):
-                spot = _Spot((*spot.path, "type"), spot.value["type"], *[below(spot.nodes, "type")] * 2)
+                spot = _Spot(
+                    (*spot.path, "type"), spot.value["type"], *[below(spot.nodes, "type")] * 2
+                )
             wrong.append(spot)
     above = {spot.path[:length] for spot in wrong for length in range(len(spot.path))}
     for spot in wrong:
-        if spot.path not in above:  # where a union failed, the alternative that came furthest knows best
+        if (
+            spot.path not in above
+        ):  # where a union failed, the alternative that came furthest knows best
             problems[spot.path, _wrong(spot)] = None
     return list(problems)
 
@@ -200,7 +221,9 @@ def _find(loc: tuple[str | int, ...], schema: Node, data: Any) -> _Spot:
         if inside:
             spot = _Spot((*spot.path, part), spot.value[part], known, known)
         elif isinstance(part, str):
-            chosen = [node for node in spot.nodes if part == node.get("title") or part in _kinds(node)]
+            chosen = [
+                node for node in spot.nodes if part == node.get("title") or part in _kinds(node)
+            ]
             spot = spot._replace(nodes=chosen or spot.nodes)
     return spot
 
@@ -210,8 +233,14 @@ def _wrong(spot: _Spot) -> str:
     if spot.value is None and any("properties" in node for node in nodes):
         return f"{name} is empty; write its keys below it, or leave it out."
     text = f"{name} is {show(spot.value)}; {allowed(nodes)}."
-    if isinstance(spot.value, (bool, int, float)) and any(node.get("type") == "string" for node in nodes):
-        text += f" As text it needs quotes: '{show(spot.value)}'." if not any(map(_choices, nodes)) else ""
+    if isinstance(spot.value, (bool, int, float)) and any(
+        node.get("type") == "string" for node in nodes
+    ):
+        text += (
+            f" As text it needs quotes: '{show(spot.value)}'."
+            if not any(map(_choices, nodes))
+            else ""
+        )
     meant = closest(spot.value, [choice for node in nodes for choice in _choices(node)])
     return f"{text} Did you mean '{meant}'?" if meant else text
 

@@ -51,7 +51,9 @@ class Section(BaseModel):
     def _no_contradictions(self) -> Section:
         if problems := list(self.contradictions()):
             text = "; ".join(f"{key} {rest}" for key, rest in problems)
-            raise PydanticCustomError("contradiction", "{text}", {"text": text, "problems": problems})
+            raise PydanticCustomError(
+                "contradiction", "{text}", {"text": text, "problems": problems}
+            )
         return self
 
     @model_validator(mode="before")
@@ -60,10 +62,21 @@ class Section(BaseModel):
         """``optimizer: {learning_rate: 1e-3}`` has no type: it is of the default's."""
         if not isinstance(values, dict):
             return values
-        kinds = {key: getattr(field.default, "type", None) for key, field in cls.model_fields.items()}
-        without = {key for key, value in values.items() if kinds.get(key) and isinstance(value, dict)
-                   and "type" not in value and not _is_pair(value)}
-        return {key: {"type": kinds[key], **value} if key in without else value for key, value in values.items()}
+        kinds = {
+            key: getattr(field.default, "type", None) for key, field in cls.model_fields.items()
+        }
+        without = {
+            key
+            for key, value in values.items()
+            if kinds.get(key)
+            and isinstance(value, dict)
+            and "type" not in value
+            and not _is_pair(value)
+        }
+        return {
+            key: {"type": kinds[key], **value} if key in without else value
+            for key, value in values.items()
+        }
 
 
 def by_size(default: Any) -> Any:
@@ -99,7 +112,9 @@ ByPath = Short(
     lambda node: {"type": "string", "minLength": 1, "format": "file"},
 )
 # train: X  is short for  train: [X]
-OneOrMore = Short(lambda value: value if isinstance(value, list) else [value], lambda node: node["items"])
+OneOrMore = Short(
+    lambda value: value if isinstance(value, list) else [value], lambda node: node["items"]
+)
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -129,8 +144,10 @@ class Plain(Section):
 
 def _is_pair(value: Any) -> bool:
     """Whether a section speaks of two sides."""
-    return isinstance(value, (Plain, TokenizerPair)) or isinstance(value, dict) and not value.keys().isdisjoint(
-        {"source", "target"}
+    return (
+        isinstance(value, (Plain, TokenizerPair))
+        or isinstance(value, dict)
+        and not value.keys().isdisjoint({"source", "target"})
     )
 
 
@@ -225,7 +242,10 @@ class TokenizerPair(Section):
     def contradictions(self) -> Iterator[tuple[str, str]]:
         for side in ("source", "target"):
             if getattr(self, side).shared:
-                yield f"{side}.shared", "is true; a shared tokenizer is written once, without source and target"
+                yield (
+                    f"{side}.shared",
+                    "is true; a shared tokenizer is written once, without source and target",
+                )
 
 
 # --------------------------------------------------------------------------------------------------------------- model
@@ -261,7 +281,10 @@ class Recurrent(Section):
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.bidirectional and self.hidden_size % 2:
-            yield "hidden_size", f"is {self.hidden_size}; two directions share it: choose an even number"
+            yield (
+                "hidden_size",
+                f"is {self.hidden_size}; two directions share it: choose an even number",
+            )
 
 
 class Transformer(Section):
@@ -298,12 +321,18 @@ class Transformer(Section):
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.hidden_size % self.heads:
-            yield "hidden_size", f"is {self.hidden_size}; it must be a multiple of heads, which is {self.heads}"
+            yield (
+                "hidden_size",
+                f"is {self.hidden_size}; it must be a multiple of heads, which is {self.heads}",
+            )
         elif self.positions == "rotary" and self.hidden_size // self.heads % 2:
             size = self.hidden_size // self.heads
             yield "positions", f"is 'rotary'; it needs an even hidden_size / heads, which is {size}"
         if self.key_value_heads and self.heads % self.key_value_heads:
-            yield "key_value_heads", f"is {self.key_value_heads}; heads, {self.heads}, must be a multiple of it"
+            yield (
+                "key_value_heads",
+                f"is {self.key_value_heads}; heads, {self.heads}, must be a multiple of it",
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -393,7 +422,9 @@ class Training(Section):
     """Decides initial weights, order of data and dropout."""
     batch_sentences: Count | None = None
     """Sentence pairs of one update; instead of `batch_tokens`."""
-    batch_tokens: Count | None = Field(default_factory=lambda given: None if given.get("batch_sentences") else 2000)
+    batch_tokens: Count | None = Field(
+        default_factory=lambda given: None if given.get("batch_sentences") else 2000
+    )
     """Target tokens of one update, padding not counted. Default: by the size of the corpus, unless `batch_sentences` is
     given."""
     micro_batch_tokens: Count | None = None
@@ -408,7 +439,9 @@ class Training(Section):
     """Stop after so many minutes of training; schedules then follow the clock."""
     optimizer: Annotated[Adam | AdamW | Muon, Field(discriminator="type"), ByType] = Muon()
     schedule: Annotated[
-        Constant | InverseSquareRoot | Linear | Cosine | Plateau, Field(discriminator="type"), ByType
+        Constant | InverseSquareRoot | Linear | Cosine | Plateau,
+        Field(discriminator="type"),
+        ByType,
     ] = Linear()
     label_smoothing: Fraction = 0.1
     """Share of probability spread over the whole vocabulary (Szegedy et al. 2016, section 7)."""
@@ -448,15 +481,26 @@ class Training(Section):
     @property
     def has_end(self) -> bool:
         """Whether a limit is given; without one the length of training is chosen by the size of the corpus."""
-        return any(limit is not None for limit in (self.max_updates, self.max_epochs, self.max_minutes))
+        return any(
+            limit is not None for limit in (self.max_updates, self.max_epochs, self.max_minutes)
+        )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.batch_tokens and self.batch_sentences:
-            yield "batch_sentences", f"is {self.batch_sentences} and batch_tokens {self.batch_tokens}; set one to null"
+            yield (
+                "batch_sentences",
+                f"is {self.batch_sentences} and batch_tokens {self.batch_tokens}; set one to null",
+            )
         if not self.batch_tokens and not self.batch_sentences:
-            yield "batch_tokens", "is null; it must be a whole number >= 1, unless batch_sentences is given"
+            yield (
+                "batch_tokens",
+                "is null; it must be a whole number >= 1, unless batch_sentences is given",
+            )
         if self.best_by not in ("loss", "perplexity", *self.validation_metrics):
-            yield "best_by", f"is '{self.best_by}'; it must be loss or one of training.validation_metrics: add it there"
+            yield (
+                "best_by",
+                f"is '{self.best_by}'; it must be loss or one of training.validation_metrics: add it there",
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------ decoding
@@ -522,16 +566,26 @@ class Decoding(Section):
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.min_length_ratio > self.max_length_ratio:
-            yield "min_length_ratio", (
-                f"is {self.min_length_ratio}; it must not be above max_length_ratio, which is {self.max_length_ratio}"
+            yield (
+                "min_length_ratio",
+                (
+                    f"is {self.min_length_ratio}; it must not be above max_length_ratio, which is {self.max_length_ratio}"
+                ),
             )
 
 
 class Evaluation(Section):
     """How translations are scored."""
 
-    metrics: list[Literal["bleu", "chrf", "ter", "exact_match"]] = ["bleu", "chrf", "ter", "exact_match"]
-    bleu_tokenizer: Literal["13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none", "flores200"] | None = None
+    metrics: list[Literal["bleu", "chrf", "ter", "exact_match"]] = [
+        "bleu",
+        "chrf",
+        "ter",
+        "exact_match",
+    ]
+    bleu_tokenizer: (
+        Literal["13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none", "flores200"] | None
+    ) = None
     """How sacreBLEU cuts words. Default: by the target language."""
     lowercase: bool = False
     """Score without regard to case."""
@@ -569,9 +623,12 @@ class Config(Section):
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.model.tied_embeddings == "all" and not self.shared_vocabulary:
-            yield "model.tied_embeddings", (
-                "is 'all'; one table for both sides needs one vocabulary: set tokenizer.shared to true, or choose "
-                "none, target"
+            yield (
+                "model.tied_embeddings",
+                (
+                    "is 'all'; one table for both sides needs one vocabulary: set tokenizer.shared to true, or choose "
+                    "none, target"
+                ),
             )
 
 
@@ -605,7 +662,9 @@ def loads(text: str, name: str, overrides: Sequence[str] = ()) -> Config:
     document = yamls.parse(text, lambda line: (line, f"{name}:{line}"))
     if not isinstance(document.value, dict):
         what = "this is empty" if document.value is None else f"this is {show(document.value)}"
-        raise UserError(f"{name}:1: a configuration holds the sections {', '.join(Config.model_fields)}; {what}.")
+        raise UserError(
+            f"{name}:1: a configuration holds the sections {', '.join(Config.model_fields)}; {what}."
+        )
     for number, override in enumerate(overrides):
         _put(document, override, number)
     config = None
@@ -613,10 +672,14 @@ def loads(text: str, name: str, overrides: Sequence[str] = ()) -> Config:
         config = Config.model_validate(document.value)
     except ValidationError as error:
         document.problems += [
-            (document.place(path), text) for path, text in explain(error, _inlined_schema(), document.value)
+            (document.place(path), text)
+            for path, text in explain(error, _inlined_schema(), document.value)
         ]
     if document.problems or config is None:
-        lines = [f"{place}: {problem}" for (_, place), problem in sorted(document.problems, key=lambda p: p[0][0])]
+        lines = [
+            f"{place}: {problem}"
+            for (_, place), problem in sorted(document.problems, key=lambda p: p[0][0])
+        ]
         rest = [f"… and {len(lines) - MOST_PROBLEMS} more."] if len(lines) > MOST_PROBLEMS else []
         raise UserError("\n".join(lines[:MOST_PROBLEMS] + rest))
     return config
@@ -626,7 +689,9 @@ def _put(document: yamls.Document, override: str, number: int) -> None:
     """Put ``KEY=VALUE`` into a document as if it stood there; the value is YAML."""
     place = (yamls.LARGEST_FILE + number, f"--set {show(override)[1:-1]}")  # after every line
     key, equals, text = override.partition("=")
-    path: Path = tuple(int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in key.strip().split("."))
+    path: Path = tuple(
+        int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in key.strip().split(".")
+    )
     if not equals or "" in path or len(path) > yamls.DEEPEST:
         raise UserError(f"{place[1]}: write KEY=VALUE, such as --set training.max_updates=100.")
     given = yamls.parse(text, lambda line: place)
@@ -647,13 +712,19 @@ def _with(value: Any, path: Path, new: Any, nodes: list[Node]) -> Any:
     if not path:
         return new
     part, keys = path[0], keys_of(nodes)
-    if isinstance(part, int) and not isinstance(value, list) and any(node.get("type") == "array" for node in nodes):
+    if (
+        isinstance(part, int)
+        and not isinstance(value, list)
+        and any(node.get("type") == "array" for node in nodes)
+    ):
         value = [] if value is None else [value]
     elif isinstance(value, str) and keys:
         value = {"path" if "path" in keys else "type": value}
     if isinstance(value, list):
         if not isinstance(part, int):
-            raise LookupError(f"{show(value)} is a list; say which item by its number, counted from 0")
+            raise LookupError(
+                f"{show(value)} is a list; say which item by its number, counted from 0"
+            )
         if part > len(value):
             raise LookupError(f"{show(value)} has no item {part}, counted from 0")
         old = value[part] if part < len(value) else None
@@ -715,7 +786,14 @@ def free_on_resume(config: Config) -> list[str]:
     - How translations are searched for and scored, unless that decides which checkpoint is best.
     """
     training = config.training
-    keys = ["log_every", "patience", "examples", "keep_checkpoints", "tensorboard", "micro_batch_tokens"]
+    keys = [
+        "log_every",
+        "patience",
+        "examples",
+        "keep_checkpoints",
+        "tensorboard",
+        "micro_batch_tokens",
+    ]
     keys += ["save_minutes", "non_finite", "max_minutes"]
     if training.schedule.type not in ("linear", "cosine"):
         keys += ["max_updates", "max_epochs"]
@@ -723,14 +801,20 @@ def free_on_resume(config: Config) -> list[str]:
         keys += ["validate_every"]
     free = ["data.test", *(f"training.{key}" for key in keys)]
     if training.best_by in ("loss", "perplexity"):
-        free += ["training.validation_metrics", "training.validation_beam_size", "data.target_language"]
+        free += [
+            "training.validation_metrics",
+            "training.validation_beam_size",
+            "data.target_language",
+        ]
         free += ["decoding", "evaluation"]
     return free
 
 
 def _differences(old: Any, new: Any, path: Path = ()) -> Iterator[tuple[Path, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
-        if old.get("type") != new.get("type"):  # another kind: its keys say nothing about the old one's
+        if old.get("type") != new.get(
+            "type"
+        ):  # another kind: its keys say nothing about the old one's
             yield (*path, "type"), old.get("type"), new.get("type")
             return
         for key in dict.fromkeys([*old, *new]):

@@ -18,7 +18,9 @@ import yaml
 from ..support.errors import UserError
 
 Path = tuple[str | int, ...]  # how a value is reached: ("data", "train", 0, "path")
-Place = tuple[int, str]  # where it stands: a number to sort by, and the text, such as "configs/toy.yaml:12"
+Place = tuple[
+    int, str
+]  # where it stands: a number to sort by, and the text, such as "configs/toy.yaml:12"
 
 LARGEST_FILE = 1 << 17  # bytes
 DEEPEST = 20  # levels of nesting
@@ -59,14 +61,18 @@ def read(path: str | os.PathLike) -> str:
     except IsADirectoryError:
         raise UserError(f"{name}: this is a folder; name a YAML file in it.") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{name!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        raise UserError(
+            f"{name!r} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from None
     if len(data) > LARGEST_FILE:
         raise UserError(f"{name}: larger than {LARGEST_FILE >> 10} KiB; this is no configuration.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{name}:{line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8.") from None
+        raise UserError(
+            f"{name}:{line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8."
+        ) from None
 
 
 def _nearest(missing: FilePath) -> str:
@@ -74,7 +80,9 @@ def _nearest(missing: FilePath) -> str:
     from difflib import get_close_matches
 
     try:
-        names = [entry.name for entry in missing.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
+        names = [
+            entry.name for entry in missing.parent.iterdir() if entry.suffix in (".yaml", ".yml")
+        ]
     except OSError:
         return "."
     close = get_close_matches(missing.name, names, 1)
@@ -93,12 +101,16 @@ def parse(text: str, place: Callable[[int], Place]) -> Document:
         node = loader.get_single_node()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{place(line)[1]}: U+{ord(text[error.position]):04X} may not stand in YAML.") from None
+        raise UserError(
+            f"{place(line)[1]}: U+{ord(text[error.position]):04X} may not stand in YAML."
+        ) from None
     except yaml.MarkedYAMLError as error:
         line = (error.problem_mark or loader.get_mark()).line + 1
         raise UserError(f"{place(line)[1]}: not valid YAML: {_in_words(error)}.") from None
     except (ValueError, OverflowError):  # from \U and %YAML with absurd numbers
-        raise UserError(f"{place(loader.get_mark().line + 1)[1]}: not valid YAML: an impossible number.") from None
+        raise UserError(
+            f"{place(loader.get_mark().line + 1)[1]}: not valid YAML: an impossible number."
+        ) from None
     document = Document(None, {(): place(1)})
     if node is not None:
         document.value = _value(node, (), document, place)
@@ -141,8 +153,12 @@ class _Dumper(yaml.SafeDumper):
 
 
 for _tag, _pattern, _first in SCALARS:
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)
-    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first
+    )
+    _Dumper.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first
+    )
 _Dumper.add_representer(  # the other styles fold or normalise line ends
     str,
     lambda dumper, text: dumper.represent_scalar(
@@ -152,7 +168,9 @@ _Dumper.add_representer(  # the other styles fold or normalise line ends
 _Dumper.add_representer(
     list,
     lambda dumper, value: dumper.represent_sequence(
-        "tag:yaml.org,2002:seq", value, flow_style=not any(isinstance(item, (dict, list)) for item in value)
+        "tag:yaml.org,2002:seq",
+        value,
+        flow_style=not any(isinstance(item, (dict, list)) for item in value),
     ),
 )
 
@@ -164,7 +182,9 @@ def _in_words(error: yaml.MarkedYAMLError) -> str:
     if "expected a single document" in (error.context or ""):
         return "a second document begins (---); a file holds one"
     began = error.context_mark
-    return problem + (f" ({error.context} that began in line {began.line + 1})" if error.context and began else "")
+    return problem + (
+        f" ({error.context} that began in line {began.line + 1})" if error.context and began else ""
+    )
 
 
 def _value(node: yaml.Node, path: Path, document: Document, place: Callable[[int], Place]) -> Any:
@@ -172,7 +192,9 @@ def _value(node: yaml.Node, path: Path, document: Document, place: Callable[[int
     here = place(node.start_mark.line + 1)
     document.places.setdefault(path, here)
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, (*path, number), document, place) for number, item in enumerate(node.value)]
+        return [
+            _value(item, (*path, number), document, place) for number, item in enumerate(node.value)
+        ]
     if isinstance(node, yaml.MappingNode):
         values: dict[str, Any] = {}
         for key, value in node.value:
@@ -181,25 +203,38 @@ def _value(node: yaml.Node, path: Path, document: Document, place: Callable[[int
                 document.problems.append((at, "a key must be one word, not a list or section."))
             elif name in values:
                 first = document.places[(*path, name)][1]
-                document.problems.append((at, f"{dotted((*path, name))} is given twice, first at {first}; keep one."))
+                document.problems.append(
+                    (at, f"{dotted((*path, name))} is given twice, first at {first}; keep one.")
+                )
             else:
                 document.places[(*path, name)] = at
                 values[name] = _value(value, (*path, name), document, place)
         return values
     kind, text = node.tag.rpartition(":")[2], node.value
     if UNREADABLE.search(text):
-        document.problems.append((here, f"{dotted(path)} holds a control character or half of a character."))
+        document.problems.append(
+            (here, f"{dotted(path)} holds a control character or half of a character.")
+        )
         text = UNREADABLE.sub("?", text)
     if kind == "int" and len(text) > LONGEST_NUMBER:
-        document.problems.append((here, f"{dotted(path)} is a number of more than {LONGEST_NUMBER} digits."))
+        document.problems.append(
+            (here, f"{dotted(path)} is a number of more than {LONGEST_NUMBER} digits.")
+        )
         text = text[:LONGEST_NUMBER]
-    convert = {"null": lambda _: None, "bool": lambda word: word.lower() == "true", "int": int, "float": float}
+    convert = {
+        "null": lambda _: None,
+        "bool": lambda word: word.lower() == "true",
+        "int": int,
+        "float": float,
+    }
     return convert.get(kind, str)(text)
 
 
 def dotted(path: Path) -> str:
     """``data.train.0.path``; a part that could be mistaken is quoted."""
-    parts = (str(part) if re.fullmatch(r"[\w.-]{1,60}", str(part)) else repr(part)[:60] for part in path)
+    parts = (
+        str(part) if re.fullmatch(r"[\w.-]{1,60}", str(part)) else repr(part)[:60] for part in path
+    )
     return ".".join(parts) or "the configuration"
 
 

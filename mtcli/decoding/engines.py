@@ -70,13 +70,19 @@ def require(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"This needs the package {package} ({error}): pip install 'mtcli[export]'") from None
+        raise UserError(
+            f"This needs the package {package} ({error}): pip install 'mtcli[export]'"
+        ) from None
 
 
 def learned_positions(config: Config) -> int | None:
     """Tokens of the longest sentence for which a model has learned positions, EOS included; None: no limit."""
     model = config.model
-    return model.max_positions if model.type == "transformer" and model.positions == "learned" else None
+    return (
+        model.max_positions
+        if model.type == "transformer" and model.positions == "learned"
+        else None
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- CTranslate2
@@ -112,7 +118,14 @@ class CTranslate2Engine:
 
     processes = 1  # it has threads of its own
 
-    def __init__(self, path: Path, config: Config, codecs: tuple[Codec, Codec], device: str, threads: int | None):
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        codecs: tuple[Codec, Codec],
+        device: str,
+        threads: int | None,
+    ):
         ctranslate2 = require("ctranslate2")
         if device == "mps":
             raise UserError("CTranslate2 has no device mps; choose auto, cpu or cuda.")
@@ -120,7 +133,9 @@ class CTranslate2Engine:
             device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
         quantization = read_manifest(path).get("quantization")
         # Where the processor lacks a type, the weights keep what it rounded off, and float32 adds no error of its own.
-        supported = ctranslate2.get_supported_compute_types(device) if device == "cpu" else {quantization}
+        supported = (
+            ctranslate2.get_supported_compute_types(device) if device == "cpu" else {quantization}
+        )
         self.compute_type = quantization if quantization in supported else "float32"
         try:
             self.translator = ctranslate2.Translator(
@@ -156,16 +171,25 @@ class CTranslate2Engine:
         again: list[int] = []
         for rows in _grouped(range(len(sources)), lambda row: bounds[row][0]):
             most = max(bounds[row][1] for row in rows)
-            drafts |= self._translate(rows, sources, bounds[rows[0]][0], most, decoding, attention, prefix)
+            drafts |= self._translate(
+                rows, sources, bounds[rows[0]][0], most, decoding, attention, prefix
+            )
             shorter = [row for row in rows if bounds[row][1] < most]
-            again += [row for row in shorter if any(draft.steps >= bounds[row][1] for draft in drafts[row])]
+            again += [
+                row
+                for row in shorter
+                if any(draft.steps >= bounds[row][1] for draft in drafts[row])
+            ]
         for rows in _grouped(again, bounds.__getitem__):
             drafts |= self._translate(rows, sources, *bounds[rows[0]], decoding, attention, prefix)
 
         divisor = decoding.length_penalty.divisor
         chosen: list[tuple[int, Draft]] = []
         for row in range(len(sources)):
-            ranked = sorted(drafts[row], key=lambda draft: -draft.log_probability / divisor(len(draft.tokens) + 1))
+            ranked = sorted(
+                drafts[row],
+                key=lambda draft: -draft.log_probability / divisor(len(draft.tokens) + 1),
+            )
             different: dict[tuple[int, ...], Draft] = {}
             for draft in ranked:
                 different.setdefault(tuple(draft.tokens), draft)
@@ -174,7 +198,9 @@ class CTranslate2Engine:
         found: list[list[Found]] = [[] for _ in sources]
         scores = self.score([sources[row] for row, _ in chosen], targets)
         for (row, draft), tokens, each in zip(chosen, targets, scores):
-            found[row].append(Found(tokens, sum(each), sum(each) / divisor(len(tokens)), draft.attention))
+            found[row].append(
+                Found(tokens, sum(each), sum(each) / divisor(len(tokens)), draft.attention)
+            )
         return [sorted(best, key=lambda each: -each.score) for best in found]
 
     def search_all(self, batches: Sequence[dict[str, Any]]) -> Iterator[list[list[Found]]]:
@@ -188,7 +214,9 @@ class CTranslate2Engine:
         if self.positions is not None:
             most = min(most, self.positions - 1)
             if prefix >= self.positions:
-                raise UserError(f"The prefix has {prefix} tokens; the model writes {self.positions - 1}.")
+                raise UserError(
+                    f"The prefix has {prefix} tokens; the model writes {self.positions - 1}."
+                )
         return min(least, most), max(most, prefix)
 
     def _check(self, ids: int, name: str) -> None:
@@ -260,7 +288,9 @@ class CTranslate2Engine:
             rows = draft.attention[: len(draft.tokens) + 1]
             draft.attention = [[*row, max(0.0, 1.0 - sum(row))] for row in rows]
 
-    def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[list[float]]:
+    def score(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
         """Log-probability of every id of each target, which ends in EOS (forced decoding), all as one batch."""
         for source, target in zip(sources, targets):
             self._check(len(source), "source")
@@ -295,7 +325,9 @@ class OnnxModel:
     """
 
     def __init__(self, path: Path, config: Config, threads: int | None):
-        self.encoder, self.decoder = (_session(path / f"{part}.onnx", threads) for part in ("encoder", "decoder"))
+        self.encoder, self.decoder = (
+            _session(path / f"{part}.onnx", threads) for part in ("encoder", "decoder")
+        )
         self.inputs = {each.name for each in self.decoder.get_inputs()}
         self.max_positions = learned_positions(config)
 
@@ -309,8 +341,14 @@ class OnnxModel:
         self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
     ) -> tuple[Tensor, State, Tensor | None]:
         sentences = len(next(iter(memory.values())))
-        given = {name: tensor.unflatten(0, (sentences, -1)) for name, tensor in {"tokens": tokens, **state}.items()}
-        values = _run(self.decoder, {name: each for name, each in {**memory, **given}.items() if name in self.inputs})
+        given = {
+            name: tensor.unflatten(0, (sentences, -1))
+            for name, tensor in {"tokens": tokens, **state}.items()
+        }
+        values = _run(
+            self.decoder,
+            {name: each for name, each in {**memory, **given}.items() if name in self.inputs},
+        )
         logits, weights = values.pop("logits"), values.pop("attention", None)
         state = {name.replace("next.", "state.", 1): tensor for name, tensor in values.items()}
         return logits, state, weights if attention else None
@@ -353,4 +391,6 @@ def _run(session: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     import torch
 
     outputs = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
-    return {each.name: torch.from_numpy(value) for each, value in zip(session.get_outputs(), outputs)}
+    return {
+        each.name: torch.from_numpy(value) for each, value in zip(session.get_outputs(), outputs)
+    }

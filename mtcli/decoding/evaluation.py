@@ -30,7 +30,9 @@ class Result:
 
     def values(self) -> dict[str, float]:
         """Loss, perplexity and every metric, by name."""
-        return {"loss": self.loss, "perplexity": self.perplexity} | {n: score.value for n, score in self.scores.items()}
+        return {"loss": self.loss, "perplexity": self.perplexity} | {
+            n: score.value for n, score in self.scores.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Answers:
     """What a translator says to a test set: a hypothesis for each sentence, and how probable the references are."""
 
     hypotheses: list[str]
-    log_probabilities: list[float]  # of the first reference of each sentence, summed over its tokens
+    log_probabilities: list[
+        float
+    ]  # of the first reference of each sentence, summed over its tokens
     tokens: list[int]  # of each of those, EOS included
 
 
@@ -64,13 +68,18 @@ def answer(
 ) -> Answers:
     """Translate ``sources``, or only the first ``limit``, and judge the first references of all."""
     pairs = ((source, known[0]) for source, known in zip(sources, references))
-    tokens = list(translator.score(pairs, warn=False))  # long sources are warned of where they are translated
+    tokens = list(
+        translator.score(pairs, warn=False)
+    )  # long sources are warned of where they are translated
     hypotheses = [translation.text for translation in translator.stream(sources[:limit], decoding)]
     return Answers(hypotheses, [sum(each) for each in tokens], [len(each) for each in tokens])
 
 
 def score(
-    translator: Translator, answers: Answers, references: Sequence[Sequence[str]], names: Sequence[str]
+    translator: Translator,
+    answers: Answers,
+    references: Sequence[Sequence[str]],
+    names: Sequence[str],
 ) -> Result:
     """The scores of answers to a whole test set."""
     loss = -sum(answers.log_probabilities) / sum(answers.tokens)

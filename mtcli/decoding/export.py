@@ -71,7 +71,9 @@ class Exported:
     parity: Parity
 
 
-def export(run: Run, output: Path, format: str, quantization: str = "none", threads: int | None = None) -> Exported:
+def export(
+    run: Run, output: Path, format: str, quantization: str = "none", threads: int | None = None
+) -> Exported:
     """Write the best checkpoint of a run to the directory ``output``; an export that is there is replaced.
 
     Raises UserError where the engine cannot run such a model or computes something else: then nothing is written.
@@ -86,11 +88,17 @@ def export(run: Run, output: Path, format: str, quantization: str = "none", thre
         (aside / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
         codec.save(aside / "tokenizer", *codecs)
         if format == "ctranslate2":
-            _write_ctranslate2(ours.model, config, codecs, None if quantization == "none" else quantization, aside)
+            _write_ctranslate2(
+                ours.model, config, codecs, None if quantization == "none" else quantization, aside
+            )
         else:
             _write_onnx(ours.model, aside)
         (aside / "README.md").write_text(_readme(config, format), encoding="utf-8")
-        about: dict[str, Any] = {"format": format, "quantization": quantization, "run": run.path.resolve().name}
+        about: dict[str, Any] = {
+            "format": format,
+            "quantization": quantization,
+            "run": run.path.resolve().name,
+        }
         _write_manifest(aside, about)
         theirs = Translator.load(aside, "cpu", threads).engine
         parity = _compare(ours, theirs, _sample(config, codecs))
@@ -113,12 +121,24 @@ def _refuse(config: Config, format: str, quantization: str, output: Path) -> Non
         raise UserError(f"--quantization is '{quantization}'; choose {', '.join(QUANTIZATIONS)}.")
     if format == "ctranslate2" and config.model.type != "transformer":
         kind = config.model.type
-        raise UserError(f"CTranslate2 runs Transformers only, and this model is a {kind}: use --format onnx.")
+        raise UserError(
+            f"CTranslate2 runs Transformers only, and this model is a {kind}: use --format onnx."
+        )
     if format == "onnx" and quantization != "none":
-        raise UserError(f"--quantization {quantization} goes with --format ctranslate2; ONNX is written in float32.")
-    if os.path.lexists(output) and not (output.is_dir() and not os.listdir(output)) and not engines.is_exported(output):
-        raise UserError(f"{output} is there and was not made by mtcli export; it is left alone. Name another --output.")
-    for package in ("ctranslate2",) if format == "ctranslate2" else ("onnx", "onnxscript", "onnxruntime"):
+        raise UserError(
+            f"--quantization {quantization} goes with --format ctranslate2; ONNX is written in float32."
+        )
+    if (
+        os.path.lexists(output)
+        and not (output.is_dir() and not os.listdir(output))
+        and not engines.is_exported(output)
+    ):
+        raise UserError(
+            f"{output} is there and was not made by mtcli export; it is left alone. Name another --output."
+        )
+    for package in (
+        ("ctranslate2",) if format == "ctranslate2" else ("onnx", "onnxscript", "onnxruntime")
+    ):
         engines.require(package)
 
 
@@ -140,7 +160,11 @@ def _put_in_place(aside: Path, output: Path) -> None:
 
 
 def _write_ctranslate2(
-    model: TransformerSeq2Seq, config: Config, codecs: Sequence[Codec], quantization: str | None, folder: Path
+    model: TransformerSeq2Seq,
+    config: Config,
+    codecs: Sequence[Codec],
+    quantization: str | None,
+    folder: Path,
 ) -> None:
     specs = engines.require("ctranslate2.specs")
     form = config.model
@@ -155,7 +179,9 @@ def _write_ctranslate2(
         "rotary_interleave": False,
     }
     # The attention it reports is then the mean over all heads of the last layer.
-    encoder = specs.transformer_spec.TransformerEncoderSpec(form.encoder_layers, form.heads, **options)
+    encoder = specs.transformer_spec.TransformerEncoderSpec(
+        form.encoder_layers, form.heads, **options
+    )
     decoder = specs.transformer_spec.TransformerDecoderSpec(
         form.decoder_layers, form.heads, alignment_layer=-1, alignment_heads=form.heads, **options
     )
@@ -207,7 +233,9 @@ def _put_norm(spec: Any, norm: nn.LayerNorm | nn.RMSNorm) -> None:
 
 def _put_attention(spec: Any, ours: MultiHeadAttention, norm: nn.Module) -> None:
     _put_norm(spec.layer_norm, norm)
-    inputs = [ours.query_key_value] if hasattr(ours, "query_key_value") else [ours.query, ours.key_value]
+    inputs = (
+        [ours.query_key_value] if hasattr(ours, "query_key_value") else [ours.query, ours.key_value]
+    )
     for linear, layer in zip(spec.linear, [*inputs, ours.output], strict=True):
         _put_linear(linear, layer.weight, layer.bias)
 
@@ -215,7 +243,9 @@ def _put_attention(spec: Any, ours: MultiHeadAttention, norm: nn.Module) -> None
 def _put_feed_forward(spec: Any, ours: FeedForward, norm: nn.Module) -> None:
     _put_norm(spec.layer_norm, norm)
     parts = [spec.linear_0, spec.linear_0_noact] if ours.gated else [spec.linear_0]
-    for part, weight, bias in zip(parts, ours.inner.weight.chunk(len(parts)), ours.inner.bias.chunk(len(parts))):
+    for part, weight, bias in zip(
+        parts, ours.inner.weight.chunk(len(parts)), ours.inner.bias.chunk(len(parts))
+    ):
         _put_linear(part, weight, bias)
     _put_linear(spec.linear_1, ours.outer.weight, ours.outer.bias)
 
@@ -260,7 +290,9 @@ def _first_state(model: Seq2Seq, memory: Memory) -> State:
     return {name: tensor for name, tensor in state.items() if name.startswith("past_")}
 
 
-def _step(model: Seq2Seq, tokens: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Tensor | None]:
+def _step(
+    model: Seq2Seq, tokens: Tensor, state: State, memory: Memory
+) -> tuple[Tensor, State, Tensor | None]:
     """As `decode_step` with attention, over the State of `_first_state`."""
     if not isinstance(model, TransformerSeq2Seq):
         return model.decode_step(tokens, state, memory, attention=True)
@@ -273,7 +305,11 @@ def _step(model: Seq2Seq, tokens: Tensor, state: State, memory: Memory) -> tuple
 
 def _write_onnx(model: Seq2Seq, folder: Path) -> None:
     """encoder.onnx and decoder.onnx, as `engines.OnnxModel` describes them, for any B, K, S and C."""
-    sentences, hypotheses, past = 3, 2, 4  # traced with sizes that differ, so that each is seen to be one of its own
+    sentences, hypotheses, past = (
+        3,
+        2,
+        4,
+    )  # traced with sizes that differ, so that each is seen to be one of its own
     with torch.no_grad():
         source, memory = _example(model, sentences, 5)
         _, longer = _example(model, sentences, 7)
@@ -292,16 +328,30 @@ def _write_onnx(model: Seq2Seq, folder: Path) -> None:
             state[name], state_sizes[name] = F.pad(state[name], (0, 0, 0, past)), {0: "B", 2: "C"}
     with torch.no_grad():
         attends = _step(model, source[:, 0], state, memory)[2] is not None
-    outputs = {"logits": {}, **_named("next", dict.fromkeys(state, {})), **({"attention": {}} if attends else {})}
-    many = {name: torch.stack([tensor] * hypotheses, 1) for name, tensor in state.items()}  # (B, K, …)
+    outputs = {
+        "logits": {},
+        **_named("next", dict.fromkeys(state, {})),
+        **({"attention": {}} if attends else {}),
+    }
+    many = {
+        name: torch.stack([tensor] * hypotheses, 1) for name, tensor in state.items()
+    }  # (B, K, …)
     many_sizes = {
         name: {0: "B", 1: "K", **{axis + 1: size for axis, size in sizes.items() if axis}}
         for name, sizes in state_sizes.items()
     }
     _write_graph(
         DecoderGraph(model, list(state), list(memory)),
-        {"tokens": torch.stack([source[:, 0]] * hypotheses, 1), **_named("state", many), **_named("memory", memory)},
-        {"tokens": {0: "B", 1: "K"}, **_named("state", many_sizes), **_named("memory", memory_sizes)},
+        {
+            "tokens": torch.stack([source[:, 0]] * hypotheses, 1),
+            **_named("state", many),
+            **_named("memory", memory),
+        },
+        {
+            "tokens": {0: "B", 1: "K"},
+            **_named("state", many_sizes),
+            **_named("memory", memory_sizes),
+        },
         outputs,
         folder / "decoder.onnx",
     )
@@ -314,7 +364,9 @@ def _example(model: Seq2Seq, sentences: int, length: int) -> tuple[Tensor, Memor
 
 def _varying(one: Tensor, other: Tensor, name: str) -> dict[int, str]:
     """The axes along which two tensors differ in size, under one name."""
-    return {axis: name for axis, sizes in enumerate(zip(one.shape, other.shape)) if sizes[0] != sizes[1]}
+    return {
+        axis: name for axis, sizes in enumerate(zip(one.shape, other.shape)) if sizes[0] != sizes[1]
+    }
 
 
 def _named(group: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -346,7 +398,9 @@ def _write_graph(
     finally:
         logging.disable(logging.NOTSET)
     graph = program.model_proto
-    del graph.graph.value_info[:]  # sizes inferred within; those of a recurrent layer are wrong where they vary
+    del graph.graph.value_info[
+        :
+    ]  # sizes inferred within; those of a recurrent layer are wrong where they vary
     for output in graph.graph.output:
         for axis, name in outputs[output.name].items():
             output.type.tensor_type.shape.dim[axis].dim_param = name
@@ -366,7 +420,9 @@ def _sample(config: Config, codecs: Sequence[Codec]) -> list[tuple[list[int], li
         sources, references = [], []
     lines = ((source, known[0]) for source, known in zip(sources, references) if source.strip())
     pairs = (tuple(side.encode(text) for side, text in zip(codecs, line)) for line in lines)
-    sample = list(islice((pair for pair in pairs if max(map(len, pair)) <= longest), SAMPLE_SENTENCES))
+    sample = list(
+        islice((pair for pair in pairs if max(map(len, pair)) <= longest), SAMPLE_SENTENCES)
+    )
     return sample or _nonsense(codecs, min(40, longest - 1))
 
 
@@ -379,7 +435,9 @@ def _nonsense(codecs: Sequence[Codec], longest: int) -> list[tuple[list[int], li
     ]
 
 
-def _compare(ours: ModelEngine, theirs: Any, sample: Sequence[tuple[list[int], list[int]]]) -> Parity:
+def _compare(
+    ours: ModelEngine, theirs: Any, sample: Sequence[tuple[list[int], list[int]]]
+) -> Parity:
     """Score a sample with both, and translate it greedily."""
     pairs = sorted(sample, key=lambda pair: max(map(len, pair)))
     greedy = configs.Decoding(beam_size=1)
@@ -387,12 +445,21 @@ def _compare(ours: ModelEngine, theirs: Any, sample: Sequence[tuple[list[int], l
     equal = 0
     for start in range(0, len(pairs), COMPARED_AT_ONCE):
         sources, targets = map(list, zip(*pairs[start : start + COMPARED_AT_ONCE]))
-        for one, other in zip(ours.score(sources, targets), theirs.score(sources, targets), strict=True):
+        for one, other in zip(
+            ours.score(sources, targets), theirs.score(sources, targets), strict=True
+        ):
             differences += [abs(a - b) for a, b in zip(one, other, strict=True)]
         found = zip(*(engine.search(sources, greedy) for engine in (ours, theirs)))
         equal += sum(one[0].tokens == other[0].tokens for one, other in found)
     mean, largest = sum(differences) / len(differences), max(differences)
-    return Parity(len(pairs), len(differences), mean, largest, equal, getattr(theirs, "compute_type", "float32"))
+    return Parity(
+        len(pairs),
+        len(differences),
+        mean,
+        largest,
+        equal,
+        getattr(theirs, "compute_type", "float32"),
+    )
 
 
 def _judge(parity: Parity, quantization: str) -> None:
@@ -422,9 +489,15 @@ PLAIN = {
         '" ".join(tokens).replace(" ￭", "").replace("￭ ", "").replace("￭", "")',
     ),
     "subword": (
-        ["import sentencepiece", 'source = sentencepiece.SentencePieceProcessor(model_file="tokenizer/{}.model")'],
+        [
+            "import sentencepiece",
+            'source = sentencepiece.SentencePieceProcessor(model_file="tokenizer/{}.model")',
+        ],
         "source.encode(text, out_type=str)",
-        ["import sentencepiece", 'target = sentencepiece.SentencePieceProcessor(model_file="tokenizer/{}.model")'],
+        [
+            "import sentencepiece",
+            'target = sentencepiece.SentencePieceProcessor(model_file="tokenizer/{}.model")',
+        ],
         "target.decode(tokens)",
     ),
 }
@@ -432,7 +505,9 @@ PLAIN = {
 
 def _readme(config: Config, format: str) -> str:
     """What the directory is, and how it is used without mtcli."""
-    languages = f"{config.data.source_language or 'source'} to {config.data.target_language or 'target'}"
+    languages = (
+        f"{config.data.source_language or 'source'} to {config.data.target_language or 'target'}"
+    )
     text = f"A translator, {languages}, exported by mtcli, which runs it: `mtcli translate --run DIRECTORY`.\n\n"
     if format == "onnx":
         return text + (

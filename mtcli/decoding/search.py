@@ -25,7 +25,9 @@ NEVER = float("-inf")  # the log-probability of what may not be
 # Finished sentences leave when the others can be 2, 3, 4, 6, 8, 12, 16, … (numbers of so many leading bits), since oneDNN
 # makes a kernel, in 0.3 ms, for each new number of rows of each matrix: greedy search takes 0.9 of the time.
 LEAVE_BITS = 2
-CHECK_EVERY = 8  # steps between two looks at who has finished, off the CPU: each look waits for the device
+CHECK_EVERY = (
+    8  # steps between two looks at who has finished, off the CPU: each look waits for the device
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ def search(
     unwritable = torch.tensor([*banned, eos], device=device)
 
     maximum = max_lengths.clamp(min=len(prefix))
-    first_full, first_free = int(maximum.min()), int(min_lengths.max())  # before and after: nothing to check
+    first_full, first_free = (
+        int(maximum.min()),
+        int(min_lengths.max()),
+    )  # before and after: nothing to check
     sentences = {  # row-first, as Memory is: sentences leave both together
         "index": torch.arange(count, device=device),
         "maximum": maximum,
@@ -102,7 +107,9 @@ def search(
         sentences["noise"] = _noise(sampling.seed, keys, n_best, last_step + 1)  # (B, K, T)
         state = reorder(state, sentences["index"].repeat_interleave(n_best), None)
     tokens = torch.full((count * first_width,), bos, device=device)
-    parents = torch.full_like(tokens, -1)  # of each row: its number among the rows of the step before
+    parents = torch.full_like(
+        tokens, -1
+    )  # of each row: its number among the rows of the step before
     written = tokens.new_empty(len(tokens), 0)
     trail: list[dict[str, Tensor]] = []
     shape = None
@@ -110,7 +117,9 @@ def search(
     for step in range(last_step + 1):
         if shape != sentences["live"].shape:
             shape = sentences["live"].shape  # (B, K)
-            first_rows = torch.arange(0, shape.numel(), shape[1], device=device).unsqueeze(1)  # (B, 1)
+            first_rows = torch.arange(0, shape.numel(), shape[1], device=device).unsqueeze(
+                1
+            )  # (B, 1)
             whose = sentences["index"].repeat_interleave(shape[1])
         logits, state, weights = decode_step(tokens, state, memory, attention)
         precision = logits.dtype if logits.dtype == torch.float64 else torch.float32
@@ -137,7 +146,12 @@ def search(
             else:
                 choice = _choose(log_probs, ends, sentences, full, early, width)
 
-        grown = {"token": tokens, "parent": parents, "sentence": whose, "log_probability": choice.ended.view(-1)}
+        grown = {
+            "token": tokens,
+            "parent": parents,
+            "sentence": whose,
+            "log_probability": choice.ended.view(-1),
+        }
         if weights is not None:
             grown["attention"] = weights
         trail.append(grown)
@@ -199,11 +213,18 @@ def _force(log_probs: Tensor, sentences: dict[str, Tensor], token: int) -> Choic
     """Every hypothesis goes on with `token`; log_probs (B, K, V)."""
     live = sentences["live"] + log_probs[..., token]
     tokens = torch.full_like(live, token, dtype=torch.long)
-    return Choice(torch.full_like(live, NEVER), live, torch.arange(live.shape[1], device=live.device), tokens)
+    return Choice(
+        torch.full_like(live, NEVER), live, torch.arange(live.shape[1], device=live.device), tokens
+    )
 
 
 def _choose(
-    log_probs: Tensor, ends: Tensor, sentences: dict[str, Tensor], full: Tensor | None, early: Tensor | None, width: int
+    log_probs: Tensor,
+    ends: Tensor,
+    sentences: dict[str, Tensor],
+    full: Tensor | None,
+    early: Tensor | None,
+    width: int,
 ) -> Choice:
     """Beam search: the `width` best of all continuations go on; EOS ends a hypothesis where it is among the best.
 
@@ -222,7 +243,11 @@ def _choose(
 
 
 def _choose_one(
-    log_probs: Tensor, ends: Tensor, sentences: dict[str, Tensor], full: Tensor | None, early: Tensor | None
+    log_probs: Tensor,
+    ends: Tensor,
+    sentences: dict[str, Tensor],
+    full: Tensor | None,
+    early: Tensor | None,
 ) -> Choice:
     """Greedy search: the most probable token goes on, unless EOS is as probable: as `_choose`, with less to do."""
     live, tokens = log_probs.max(2) if len(ends) < 8 else _top(log_probs, torch.zeros_like(ends), 1)
@@ -248,11 +273,15 @@ def _top(values: Tensor, offsets: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return (values + offsets.unsqueeze(2)).flatten(1).topk(k)
     members = next(size for size in range(20, 0, -1) if vocabulary % size == 0)
     groups = vocabulary // members
-    maxima = (values.unflatten(2, (members, groups)).amax(2) + offsets.unsqueeze(2)).flatten(1)  # (B, K·groups)
+    maxima = (values.unflatten(2, (members, groups)).amax(2) + offsets.unsqueeze(2)).flatten(
+        1
+    )  # (B, K·groups)
     chosen = maxima.topk(min(k, maxima.shape[1])).indices
     hypotheses = chosen // groups
     first = chosen + hypotheses * (vocabulary - groups)  # the place of a group's first member
-    places = first.unsqueeze(2) + torch.arange(0, vocabulary, groups, device=values.device)  # (B, k, members)
+    places = first.unsqueeze(2) + torch.arange(
+        0, vocabulary, groups, device=values.device
+    )  # (B, k, members)
     inside = values.flatten(1).gather(1, places.flatten(1))
     inside += offsets.gather(1, hypotheses).repeat_interleave(members, 1)
     best, order = inside.topk(min(k, inside.shape[1]))
@@ -294,7 +323,9 @@ def _inverse_cdf(log_probs: Tensor, noise: Tensor, sampling: Sampling) -> Tensor
         log_probs, tokens = log_probs.sort(stable=True, descending=True)
     cumulative = (log_probs / sampling.temperature).softmax(-1).cumsum(-1)
     total = cumulative[..., -1:]
-    if sampling.top_p < 1:  # as far as the first place that reaches top_p (Holtzman et al. 2020, eq. 2)
+    if (
+        sampling.top_p < 1
+    ):  # as far as the first place that reaches top_p (Holtzman et al. 2020, eq. 2)
         total = cumulative.gather(-1, (cumulative < sampling.top_p * total).sum(-1, keepdim=True))
     place = (cumulative < noise.unsqueeze(-1) * total).sum(-1, keepdim=True)
     return (place if tokens is None else tokens.gather(-1, place)).squeeze(-1)
@@ -303,7 +334,10 @@ def _inverse_cdf(log_probs: Tensor, noise: Tensor, sampling: Sampling) -> Tensor
 def _noise(seed: int, keys: Tensor, samples: int, steps: int) -> Tensor:
     """Uniform in (0, 1], a hash of (seed, key, sample, step) and of nothing else: keys (B,) -> (B, samples, steps)."""
     hashed = _splitmix64(torch.tensor(seed, device=keys.device))
-    sample, step = torch.arange(samples, device=keys.device), torch.arange(steps, device=keys.device)
+    sample, step = (
+        torch.arange(samples, device=keys.device),
+        torch.arange(steps, device=keys.device),
+    )
     for part in (keys[:, None, None], sample[:, None], step):
         hashed = _splitmix64(hashed + part)
     return ((hashed & (2**24 - 1)) + 1).float() / 2**24
@@ -311,7 +345,9 @@ def _noise(seed: int, keys: Tensor, samples: int, steps: int) -> Tensor:
 
 def _splitmix64(state: Tensor) -> Tensor:
     """One output of the generator SplitMix64 (Steele et al. 2014, figure 15) for each int64 state."""
-    state = state - 0x61C8864680B583EB  # adds 0x9E3779B97F4A7C15 modulo 2^64; the factors too are signed here
+    state = (
+        state - 0x61C8864680B583EB
+    )  # adds 0x9E3779B97F4A7C15 modulo 2^64; the factors too are signed here
     state = (state ^ ((state >> 30) & (2**34 - 1))) * -0x40A7B892E31B1A47
     state = (state ^ ((state >> 27) & (2**37 - 1))) * -0x6B2FB644ECCEEE15
     return state ^ ((state >> 31) & (2**33 - 1))
@@ -347,10 +383,14 @@ def _harvest(
     ended = (nodes["log_probability"] > NEVER).nonzero().squeeze(1)
     steps = torch.bucketize(ended, torch.tensor(begins[1:]), right=True)
     log_probabilities = nodes["log_probability"][ended]
-    scores, order = (log_probabilities / log_probabilities.new_tensor(divisors)[steps]).sort(descending=True, stable=True)
+    scores, order = (log_probabilities / log_probabilities.new_tensor(divisors)[steps]).sort(
+        descending=True, stable=True
+    )
     tokens, parents = nodes["token"].tolist(), nodes["parent"].tolist()
     found: list[list[Hypothesis]] = [[] for _ in range(count)]
-    results = (each[order].tolist() for each in (ended, steps, nodes["sentence"][ended], log_probabilities))
+    results = (
+        each[order].tolist() for each in (ended, steps, nodes["sentence"][ended], log_probabilities)
+    )
     for score, node, step, sentence, log_probability in zip(scores.tolist(), *results):
         if len(found[sentence]) == n_best:
             continue
@@ -361,6 +401,8 @@ def _harvest(
         path.reverse()
         attention = nodes["attention"][path] if "attention" in nodes else None
         found[sentence].append(
-            Hypothesis([tokens[node] for node in path[1:]] + [eos], log_probability, score, attention)
+            Hypothesis(
+                [tokens[node] for node in path[1:]] + [eos], log_probability, score, attention
+            )
         )
     return found

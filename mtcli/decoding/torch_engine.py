@@ -41,7 +41,12 @@ class Uninitialised(TorchFunctionMode):
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function in (torch.nn.init.normal_, torch.nn.init.uniform_, Tensor.normal_, Tensor.uniform_):
+        if function in (
+            torch.nn.init.normal_,
+            torch.nn.init.uniform_,
+            Tensor.normal_,
+            Tensor.uniform_,
+        ):
             return args[0] if args else (kwargs or {})["tensor"]
         return function(*args, **(kwargs or {}))
 
@@ -65,7 +70,9 @@ def turn_weights(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear) and module not in encoder:
             # Its own copy, where an embedding shares it, which wants it as it was.
-            module.weight = nn.Parameter(module.weight.detach().t().contiguous().t(), requires_grad=False)
+            module.weight = nn.Parameter(
+                module.weight.detach().t().contiguous().t(), requires_grad=False
+            )
 
 
 class Ensemble(Seq2Seq):
@@ -78,23 +85,37 @@ class Ensemble(Seq2Seq):
     def __init__(self, members: Sequence[Seq2Seq]):
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.max_positions = min((m.max_positions for m in members if m.max_positions is not None), default=None)
+        self.max_positions = min(
+            (m.max_positions for m in members if m.max_positions is not None), default=None
+        )
 
     def forward(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor:
-        return torch.cat([member(source, source_mask, target_in) for member in self.members], dim=-1)
+        return torch.cat(
+            [member(source, source_mask, target_in) for member in self.members], dim=-1
+        )
 
     def project(self, states: Tensor) -> Tensor:
         widths = [member.projection.in_features for member in self.members]
-        return _mean([member.project(part) for member, part in zip(self.members, states.split(widths, dim=-1))])
+        return _mean(
+            [
+                member.project(part)
+                for member, part in zip(self.members, states.split(widths, dim=-1))
+            ]
+        )
 
     def encode(self, source: Tensor, source_mask: Tensor) -> Memory:
         return _joined([member.encode(source, source_mask) for member in self.members])
 
     def init_state(self, memory: Memory) -> State:
-        return _joined([member.init_state(_own(memory, index)) for index, member in enumerate(self.members)])
+        return _joined(
+            [member.init_state(_own(memory, index)) for index, member in enumerate(self.members)]
+        )
 
     def reorder(self, state: State, rows: Tensor, sentences: Tensor | None = None) -> State:
-        parts = (member.reorder(_own(state, index), rows, sentences) for index, member in enumerate(self.members))
+        parts = (
+            member.reorder(_own(state, index), rows, sentences)
+            for index, member in enumerate(self.members)
+        )
         return _joined(list(parts))
 
     def decode_step(
@@ -109,7 +130,8 @@ class Ensemble(Seq2Seq):
             tokens: Tensor, state: State, memory: Memory, attention: bool = False
         ) -> tuple[Tensor, State, Tensor | None]:
             made = [
-                each(tokens, _own(state, index), _own(memory, index), attention) for index, each in enumerate(steps)
+                each(tokens, _own(state, index), _own(memory, index), attention)
+                for index, each in enumerate(steps)
             ]
             logits, states, weights = zip(*made)
             seen = [each for each in weights if each is not None]
@@ -120,16 +142,26 @@ class Ensemble(Seq2Seq):
 
 def _mean(logits: Sequence[Tensor]) -> Tensor:
     """The logarithm of the mean of several models' probabilities, (…, V) each."""
-    return torch.stack([each.log_softmax(-1) for each in logits]).logsumexp(0) - math.log(len(logits))
+    return torch.stack([each.log_softmax(-1) for each in logits]).logsumexp(0) - math.log(
+        len(logits)
+    )
 
 
 def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{index}/{name}": tensor for index, part in enumerate(parts) for name, tensor in part.items()}
+    return {
+        f"{index}/{name}": tensor
+        for index, part in enumerate(parts)
+        for name, tensor in part.items()
+    }
 
 
 def _own(tensors: dict[str, Tensor], index: int) -> dict[str, Tensor]:
     start = f"{index}/"
-    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+    return {
+        name.removeprefix(start): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(start)
+    }
 
 
 class ModelEngine:
@@ -149,8 +181,13 @@ class ModelEngine:
     ):
         self.model, self.device, self.autocast, self.name = model, device, autocast, name
         self.kept = threading.local() if trained else None
-        self.processes, self.workers = processes, Workers(self._search, processes) if processes > 1 else None
-        self.positions = model.max_positions  # tokens of the longest sentence, EOS included; None: no limit
+        self.processes, self.workers = (
+            processes,
+            Workers(self._search, processes) if processes > 1 else None,
+        )
+        self.positions = (
+            model.max_positions
+        )  # tokens of the longest sentence, EOS included; None: no limit
 
     @classmethod
     def load(cls, runs: Sequence[Run], sizes: Sequence[int], device: torch.device) -> ModelEngine:
@@ -179,7 +216,9 @@ class ModelEngine:
 
     def search_all(self, batches: Sequence[dict[str, Any]]) -> Iterator[list[list[Found]]]:
         """`search` with each of several sets of arguments, in order, as many at a time as there are processes."""
-        return (self.workers.map if self.workers and len(batches) > 1 else partial(map, self._search))(batches)
+        return (
+            self.workers.map if self.workers and len(batches) > 1 else partial(map, self._search)
+        )(batches)
 
     def _search(self, arguments: dict[str, Any]) -> list[list[Found]]:
         return self.search(**arguments)
@@ -221,14 +260,18 @@ class ModelEngine:
                 bos=BOS,
                 eos=EOS,
                 banned=[PAD, BOS] if decoding.generate_unknown else [PAD, BOS, UNK],
-                min_lengths=torch.minimum((lengths * decoding.min_length_ratio).ceil().long(), maximum),
+                min_lengths=torch.minimum(
+                    (lengths * decoding.min_length_ratio).ceil().long(), maximum
+                ),
                 max_lengths=maximum,
                 beam_size=decoding.beam_size,
                 n_best=n_best,
                 length_penalty=decoding.length_penalty,
                 look_ahead=decoding.look_ahead,
                 sampling=decoding.sampling,
-                keys=torch.tensor(keys if keys is not None else range(len(rows)), device=self.device),
+                keys=torch.tensor(
+                    keys if keys is not None else range(len(rows)), device=self.device
+                ),
                 no_repeat_ngram=decoding.no_repeat_ngram,
                 prefix=prefix,
                 attention=attention,
@@ -257,20 +300,31 @@ class ModelEngine:
     def _stepper(self) -> Step:
         model_step = self.model.stepper()
 
-        def step(tokens: Tensor, state: State, memory: Memory, attention: bool) -> tuple[Tensor, State, Tensor | None]:
+        def step(
+            tokens: Tensor, state: State, memory: Memory, attention: bool
+        ) -> tuple[Tensor, State, Tensor | None]:
             with kernels_for(len(tokens)):
                 return model_step(tokens, state, memory, attention)
 
         return step
 
-    def score(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> list[list[float]]:
+    def score(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
         """Log-probability of every id of each target, which ends in EOS (forced decoding), all as one batch."""
         batch = padded_batch(Sequences.of(sources), Sequences.of(targets)).to(self.device)
         with torch.inference_mode(), self.autocast():
-            states = self.model(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]  # (N, H)
+            states = self.model(batch.source, batch.source_mask, batch.target_in)[
+                batch.target_mask
+            ]  # (N, H)
             exact = torch.promote_types(states.dtype, torch.float32)
             scores = []
-            for part, ids in zip(states.split(PROJECTED), batch.target_out[batch.target_mask].split(PROJECTED)):
+            for part, ids in zip(
+                states.split(PROJECTED), batch.target_out[batch.target_mask].split(PROJECTED)
+            ):
                 log_probabilities = self.model.project(part).log_softmax(dim=-1, dtype=exact)
                 scores.append(log_probabilities.gather(1, ids[:, None])[:, 0])
-            return [part.tolist() for part in torch.cat(scores).split([len(target) for target in targets])]
+            return [
+                part.tolist()
+                for part in torch.cat(scores).split([len(target) for target in targets])
+            ]

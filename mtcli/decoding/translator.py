@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mtcli")
 
-POOL_LINES = 2048  # lines that are sorted by length together; the memory that translating a file takes
+POOL_LINES = (
+    2048  # lines that are sorted by length together; the memory that translating a file takes
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ class Translator:
         from ..support import devices
         from .torch_engine import ModelEngine
 
-        chosen = devices.prepare(device, threads, kernels=256)  # batches shrink through the same sizes, all of them
+        chosen = devices.prepare(
+            device, threads, kernels=256
+        )  # batches shrink through the same sizes, all of them
         runs = [Run.open(path) for path in paths] or [Run.latest()]
         codecs = [codec.load(each.path / "tokenizer", each.config) for each in runs]
         for other, theirs in zip(runs[1:], codecs[1:]):
@@ -123,7 +127,13 @@ class Translator:
                         "models over the same ones can be an ensemble."
                     )
         engine = ModelEngine.load(runs, [len(side.vocabulary) for side in codecs[0]], chosen)
-        return cls(engine, codecs[0], runs[0].config, min(_max_length(each.config) for each in runs), engine.name)
+        return cls(
+            engine,
+            codecs[0],
+            runs[0].config,
+            min(_max_length(each.config) for each in runs),
+            engine.name,
+        )
 
     @classmethod
     def _load_exported(cls, path: Path, device: str, threads: int | None) -> Translator:
@@ -184,13 +194,17 @@ class Translator:
                 f"n_best is {n_best}, but beam_size {decoding.beam_size} finds no more than that; raise beam_size."
             )
         if replace_unknown and self.codecs[1].tokenizer.pieces() is not None:
-            log.warning("There are no unknown words to replace: this model spells every word, in subwords.")
+            log.warning(
+                "There are no unknown words to replace: this model spells every word, in subwords."
+            )
             replace_unknown = False
         if replace_unknown:
             decoding = configs.replace(decoding, generate_unknown=True)
         start = self._prefix(prefix)
         for pool in _pools(lines, ready):
-            yield from self._pool(pool, first_line, decoding, n_best, attention, start, replace_unknown)
+            yield from self._pool(
+                pool, first_line, decoding, n_best, attention, start, replace_unknown
+            )
             first_line += len(pool)
 
     def _pool(
@@ -205,17 +219,27 @@ class Translator:
     ) -> Iterator[Translation]:
         pieces = [
             piece
-            for number, (line, tokens) in enumerate(zip(lines, self._all_tokens(lines, first_line)), first_line)
+            for number, (line, tokens) in enumerate(
+                zip(lines, self._all_tokens(lines, first_line)), first_line
+            )
             for piece in self._pieces(line, number, tokens)
         ]
         sources = [[*self.codecs[0].vocabulary.encode(piece.tokens), EOS] for piece in pieces]
-        longest_first = sorted(range(len(pieces)), key=lambda index: len(sources[index]), reverse=True)
+        longest_first = sorted(
+            range(len(pieces)), key=lambda index: len(sources[index]), reverse=True
+        )
         found: dict[int, list[Hypothesis]] = {}
         differ = n_best > 1 and decoding.sampling is None
         batches: list[list[int]] = []
         arguments: list[dict[str, Any]] = []
-        for begins in (True, False) if prefix else (None,):  # only what begins a line begins with the prefix
-            order = [index for index in longest_first if begins is None or begins == (pieces[index].number == 0)]
+        for begins in (
+            (True, False) if prefix else (None,)
+        ):  # only what begins a line begins with the prefix
+            order = [
+                index
+                for index in longest_first
+                if begins is None or begins == (pieces[index].number == 0)
+            ]
             for batch in _shared(order, sources, decoding.batch_tokens, self.engine.processes):
                 batches.append(batch)
                 arguments.append({
@@ -229,7 +253,10 @@ class Translator:
                 })  # fmt: skip
         for batch, results in zip(batches, self.engine.search_all(arguments)):
             for index, hypotheses in zip(batch, results):
-                found[index] = [self._hypothesis(each, pieces[index], attention, replace_unknown) for each in hypotheses]
+                found[index] = [
+                    self._hypothesis(each, pieces[index], attention, replace_unknown)
+                    for each in hypotheses
+                ]
         by_line = {
             line: [found[index] for index in group]
             for line, group in groupby(range(len(pieces)), key=lambda index: pieces[index].line)
@@ -263,14 +290,18 @@ class Translator:
                 return self.codecs[0].tokenizer.tokenize_all(lines)
             except UserError:
                 pass
-        return [self._tokens(0, line, f"Line {number}") for number, line in enumerate(lines, first_line)]
+        return [
+            self._tokens(0, line, f"Line {number}") for number, line in enumerate(lines, first_line)
+        ]
 
     def _prefix(self, text: str) -> list[int]:
         """The ids with which every translation is to begin."""
         tokens = self._tokens(1, text.strip(), "The prefix")
         ids = self.codecs[1].vocabulary.encode(tokens)
         if UNK in ids:
-            raise UserError(f"The prefix holds {tokens[ids.index(UNK)]!r}, which is not in the target vocabulary.")
+            raise UserError(
+                f"The prefix holds {tokens[ids.index(UNK)]!r}, which is not in the target vocabulary."
+            )
         return ids
 
     def _pieces(self, text: str, line: int, tokens: list[str]) -> Iterator[Piece]:
@@ -299,7 +330,9 @@ class Translator:
         parts = [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)])]
         if level > 0:
             parts = self._filled(parts)
-        return [piece for part in parts if part.strip() for piece in self._cut(part.strip(), level + 1)]
+        return [
+            piece for part in parts if part.strip() for piece in self._cut(part.strip(), level + 1)
+        ]
 
     def _filled(self, parts: list[str]) -> list[str]:
         """Neighbouring parts joined as long as they have about ``max_length`` tokens."""
@@ -313,7 +346,9 @@ class Translator:
             size += count
         return filled
 
-    def _hypothesis(self, found: Found, piece: Piece, attention: bool, replace_unknown: bool) -> Hypothesis:
+    def _hypothesis(
+        self, found: Found, piece: Piece, attention: bool, replace_unknown: bool
+    ) -> Hypothesis:
         side = self.codecs[1]
         tokens = side.vocabulary.decode(found.tokens)
         words = list(tokens)
@@ -324,9 +359,13 @@ class Translator:
                 )
             for place, row in enumerate(found.attention[:-1]):
                 if found.tokens[place] == UNK and piece.tokens:
-                    words[place] = self._source_word(piece.tokens, max(range(len(piece.tokens)), key=row.__getitem__))
+                    words[place] = self._source_word(
+                        piece.tokens, max(range(len(piece.tokens)), key=row.__getitem__)
+                    )
         weights = found.attention if attention else None
-        return Hypothesis(side.tokenizer.detokenize(words), found.score, found.log_probability, tokens, weights)
+        return Hypothesis(
+            side.tokenizer.detokenize(words), found.score, found.log_probability, tokens, weights
+        )
 
     def _source_word(self, tokens: list[str], place: int) -> str:
         """The source word that a token is of: the token itself, or in subwords what lies between two spaces."""
@@ -352,14 +391,27 @@ class Translator:
         """
         pairs, first = iter(pairs), 1
         while pool := list(islice(pairs, POOL_LINES)):
-            places = [pair[2] if len(pair) > 2 else f"Pair {number}" for number, pair in enumerate(pool, first)]
-            ids = [[self._ids(side, pair[side], place, warn) for side in (0, 1)] for pair, place in zip(pool, places)]
+            places = [
+                pair[2] if len(pair) > 2 else f"Pair {number}"
+                for number, pair in enumerate(pool, first)
+            ]
+            ids = [
+                [self._ids(side, pair[side], place, warn) for side in (0, 1)]
+                for pair, place in zip(pool, places)
+            ]
             sources, targets = zip(*ids)
-            order = sorted(range(len(pool)), key=lambda index: (len(targets[index]), len(sources[index])))
+            order = sorted(
+                range(len(pool)), key=lambda index: (len(targets[index]), len(sources[index]))
+            )
             lengths = [max(len(source), len(target)) for source, target in zip(sources, targets)]
             done: dict[int, list[float]] = {}
             for batch in _batches(order, lengths, self.config.decoding.batch_tokens):
-                done.update(zip(batch, self.engine.score([sources[i] for i in batch], [targets[i] for i in batch])))
+                done.update(
+                    zip(
+                        batch,
+                        self.engine.score([sources[i] for i in batch], [targets[i] for i in batch]),
+                    )
+                )
             yield from (done[index] for index in range(len(pool)))
             first += len(pool)
 
@@ -391,7 +443,9 @@ BREAKS = [
     re.compile(r"\s+"),
 ]
 # Letters and signs (Chinese, Japanese) beside which there is no space between sentences.
-UNSPACED = re.compile("[\u3000-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
+UNSPACED = re.compile(
+    "[\u3000-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+)
 
 
 def _pools(lines: Iterable[str], ready: Callable[[], bool] | None) -> Iterator[list[str]]:
@@ -415,36 +469,57 @@ def _joined(parts: list[list[Hypothesis]]) -> list[Hypothesis]:
         chosen = [hypotheses[min(rank, len(hypotheses) - 1)] for hypotheses in parts]
         text = ""
         for each in chosen:
-            touch = not text or not each.text or UNSPACED.match(text[-1]) or UNSPACED.match(each.text[0])
+            touch = (
+                not text
+                or not each.text
+                or UNSPACED.match(text[-1])
+                or UNSPACED.match(each.text[0])
+            )
             text += each.text if touch else f" {each.text}"
-        scores, log_probabilities = sum(each.score for each in chosen), sum(each.log_probability for each in chosen)
-        whole.append(Hypothesis(text, scores, log_probabilities, [token for each in chosen for token in each.tokens]))
+        scores, log_probabilities = (
+            sum(each.score for each in chosen),
+            sum(each.log_probability for each in chosen),
+        )
+        whole.append(
+            Hypothesis(
+                text, scores, log_probabilities, [token for each in chosen for token in each.tokens]
+            )
+        )
     return whole
 
 
 def _max_length(config: Config) -> int:
     """Source tokens of the longest sentence that a model can read, or has seen in training."""
     positions = learned_positions(config)
-    return config.data.max_length if positions is None else min(config.data.max_length, positions - 1)
+    return (
+        config.data.max_length if positions is None else min(config.data.max_length, positions - 1)
+    )
 
 
 def _same_codec(one: Codec, two: Codec) -> bool:
     """Whether two codecs make the same ids of the same text."""
     forms = [
-        {key: getattr(side.tokenizer.config, key, None) for key in ("type", "algorithm", "lowercase", "normalization")}
+        {
+            key: getattr(side.tokenizer.config, key, None)
+            for key in ("type", "algorithm", "lowercase", "normalization")
+        }
         for side in (one, two)
     ]
     return forms[0] == forms[1] and one.vocabulary.tokens == two.vocabulary.tokens
 
 
-def _shared(order: list[int], sources: Sequence[list[int]], tokens: int, processes: int) -> Iterator[list[int]]:
+def _shared(
+    order: list[int], sources: Sequence[list[int]], tokens: int, processes: int
+) -> Iterator[list[int]]:
     """As `_batches`, but several are as many for each process, of as many tokens, so that none waits for the others."""
     ends = list(accumulate(len(sources[index]) for index in order))
     count = -(-ends[-1] // tokens) if ends else 0
     if count > 1:
         count = -(-count // processes) * processes
     for _, share in groupby(zip(order, ends), key=lambda each: (each[1] - 1) * count // ends[-1]):
-        yield from _batches([index for index, _ in share], sources, tokens * 5 // 4)  # with its padding
+        yield from _batches(
+            [index for index, _ in share], sources, tokens * 5 // 4
+        )  # with its padding
 
 
 def _batches(order: list[int], items: Sequence, tokens: int) -> Iterator[list[int]]:

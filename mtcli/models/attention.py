@@ -27,7 +27,9 @@ class Attention(nn.Module):
         """queries (B, Q, H), keys (B, S, H) -> (B, Q, S)."""
         raise NotImplementedError
 
-    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """queries (B, Q, H), keys and values (B, S, H), mask (B, S) -> context (B, Q, H), weights (B, Q, S).
 
         True in the mask is a real token; every sentence has at least one. The rest gets a weight of exactly 0.

@@ -8,9 +8,15 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-Memory = dict[str, Tensor]  # what the encoder said; a row is a sentence; constant while it is decoded
-State = dict[str, Tensor]  # where the decoder stands; only its model knows what is in it; new at every step
-Step = Callable[[Tensor, State, Memory, bool], tuple[Tensor, State, Tensor | None]]  # as `Seq2Seq.decode_step`
+Memory = dict[
+    str, Tensor
+]  # what the encoder said; a row is a sentence; constant while it is decoded
+State = dict[
+    str, Tensor
+]  # where the decoder stands; only its model knows what is in it; new at every step
+Step = Callable[
+    [Tensor, State, Memory, bool], tuple[Tensor, State, Tensor | None]
+]  # as `Seq2Seq.decode_step`
 
 
 def select_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:

@@ -74,4 +74,6 @@ def padded_batch(source: Sequences, target: Sequences) -> Batch:
     target_in = np.full_like(target_ids, PAD)
     target_in[:, 0] = BOS
     target_in[:, 1:] = np.where(target_mask[:, 1:], target_ids[:, :-1], PAD)
-    return Batch(*map(torch.from_numpy, (source_ids, source_mask, target_in, target_ids, target_mask)))
+    return Batch(
+        *map(torch.from_numpy, (source_ids, source_mask, target_in, target_ids, target_mask))
+    )

@@ -38,7 +38,9 @@ class GRULayer(nn.GRU):
 
     def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All steps at once: inputs (R, T, I), state (R, W), zeros if None -> outputs (R, T, H), last state (R, W)."""
-        outputs, last = super().forward(inputs, None if state is None else state.unsqueeze(0).contiguous())
+        outputs, last = super().forward(
+            inputs, None if state is None else state.unsqueeze(0).contiguous()
+        )
         return outputs, last.squeeze(0)
 
     def step(self, gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +66,11 @@ class LSTMLayer(nn.LSTM):
         super().__init__(inputs, hidden, batch_first=True)
 
     def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        first = None if state is None else tuple(part.contiguous() for part in state.unsqueeze(0).chunk(2, 2))
+        first = (
+            None
+            if state is None
+            else tuple(part.contiguous() for part in state.unsqueeze(0).chunk(2, 2))
+        )
         outputs, last = super().forward(inputs, first)
         return outputs, torch.cat(last, 2).squeeze(0)
 
@@ -96,7 +102,9 @@ class Encoder(nn.Module):
         inputs = [config.embedding_size] + [config.hidden_size] * (config.encoder_layers - 1)
         cell, hidden = CELLS[config.cell], config.hidden_size // directions
         self.layers = nn.ModuleList(cell(size, hidden) for size in inputs)
-        self.backward_layers = nn.ModuleList(cell(size, hidden) for size in inputs if config.bidirectional)
+        self.backward_layers = nn.ModuleList(
+            cell(size, hidden) for size in inputs if config.bidirectional
+        )
         self.dropout = Dropout(config.dropout)
 
     def forward(self, inputs: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -106,7 +114,9 @@ class Encoder(nn.Module):
         """
         positions = torch.arange(mask.size(1), device=mask.device)
         last = mask.sum(1, keepdim=True) - 1  # (B, 1)
-        mirrored = torch.where(mask, last - positions, positions).unsqueeze(2)  # (B, S, 1): its own inverse
+        mirrored = torch.where(mask, last - positions, positions).unsqueeze(
+            2
+        )  # (B, S, 1): its own inverse
         last = last.unsqueeze(2)
 
         finals = []
@@ -141,10 +151,14 @@ class RecurrentSeq2Seq(Seq2Seq):
         hidden, embedding = config.hidden_size, config.embedding_size
         self.target_embedding = nn.Embedding(target_size, embedding)
         tied = config.tied_embeddings
-        self.source_embedding = self.target_embedding if tied == "all" else nn.Embedding(source_size, embedding)
+        self.source_embedding = (
+            self.target_embedding if tied == "all" else nn.Embedding(source_size, embedding)
+        )
         self.encoder = Encoder(config)
 
-        self.attention = None if config.attention == "none" else ATTENTIONS[config.attention](hidden)
+        self.attention = (
+            None if config.attention == "none" else ATTENTIONS[config.attention](hidden)
+        )
         self.attends_before = self.attention is not None and config.attention_at == "before"
         self.constant_context = self.attention is None and config.context == "every_step"
         into_cell = self.attends_before or self.constant_context
@@ -152,9 +166,14 @@ class RecurrentSeq2Seq(Seq2Seq):
         cell = CELLS[config.cell]
         inputs = [embedding + hidden * into_cell] + [hidden] * (config.decoder_layers - 1)
         self.layers = nn.ModuleList(cell(size, hidden) for size in inputs)
-        self.starts = [max(0, config.encoder_layers - config.decoder_layers + i) for i in range(config.decoder_layers)]
+        self.starts = [
+            max(0, config.encoder_layers - config.decoder_layers + i)
+            for i in range(config.decoder_layers)
+        ]
         self.parts = cell.parts
-        self.bridges = nn.ModuleList(nn.Linear(hidden, cell.parts * hidden) for _ in inputs if config.bridge)
+        self.bridges = nn.ModuleList(
+            nn.Linear(hidden, cell.parts * hidden) for _ in inputs if config.bridge
+        )
 
         width = hidden if tied == "none" else embedding
         into_readout = hidden
@@ -175,10 +194,14 @@ class RecurrentSeq2Seq(Seq2Seq):
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
             elif isinstance(module, (nn.Linear, nn.RNNBase)):
-                outputs = module.out_features if isinstance(module, nn.Linear) else module.hidden_size
+                outputs = (
+                    module.out_features if isinstance(module, nn.Linear) else module.hidden_size
+                )
                 for parameter in module.parameters():
                     for block in parameter.split(outputs):
-                        nn.init.xavier_uniform_(block) if block.dim() == 2 else nn.init.zeros_(block)
+                        nn.init.xavier_uniform_(block) if block.dim() == 2 else nn.init.zeros_(
+                            block
+                        )
                 if isinstance(module, nn.LSTM):
                     nn.init.ones_(module.bias_ih_l0.chunk(4)[1])
 
@@ -217,12 +240,16 @@ class RecurrentSeq2Seq(Seq2Seq):
             weights = weights.squeeze(1) if attention else None
         return self.project(states.squeeze(1)), state, weights
 
-    def _decode(self, tokens: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Tensor | None]:
+    def _decode(
+        self, tokens: Tensor, state: State, memory: Memory
+    ) -> tuple[Tensor, State, Tensor | None]:
         """Some steps on given tokens (R, T) -> o (R, T, H), State, attention (R, T, S) if there is any."""
         embedded = self.dropout(self.target_embedding(tokens))  # (R, T, E)
         states = list(state["layers"].unbind(1))
         if self.attends_before:
-            outputs, states[0], context, weights = self._attend_and_step(embedded, states[0], memory)
+            outputs, states[0], context, weights = self._attend_and_step(
+                embedded, states[0], memory
+            )
         else:
             context, weights = self._constant_context(embedded, memory), None
             inputs = embedded if context is None else torch.cat((embedded, context), 2)
@@ -238,17 +265,23 @@ class RecurrentSeq2Seq(Seq2Seq):
         readout = self.dropout(torch.tanh(self.readout(torch.cat(seen, 2))))
         return readout, {"layers": torch.stack(states, 1)}, weights
 
-    def _attend_and_step(self, embedded: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, ...]:
+    def _attend_and_step(
+        self, embedded: Tensor, state: Tensor, memory: Memory
+    ) -> tuple[Tensor, ...]:
         """The lowest layer where a step's context needs the step before: a loop, with no more in it than must be.
 
         embedded (R, T, E), state (R, W) -> outputs (R, T, H), state (R, W), contexts (R, T, H), weights (R, T, S).
         """
         layer = self.layers[0]
-        from_embedding, from_context = layer.weight_ih_l0.split((embedded.size(2), layer.hidden_size), 1)
+        from_embedding, from_context = layer.weight_ih_l0.split(
+            (embedded.size(2), layer.hidden_size), 1
+        )
         output, outputs, contexts, weights = layer.output(state), [], [], []
         for gates in F.linear(embedded, from_embedding, layer.bias_ih_l0).unbind(1):  # (R, gates)
             context, weight = self._attend(output.unsqueeze(1), memory)
-            output, state = layer.step(torch.addmm(gates, context.squeeze(1), from_context.t()), state)
+            output, state = layer.step(
+                torch.addmm(gates, context.squeeze(1), from_context.t()), state
+            )
             outputs.append(output)
             contexts.append(context)
             weights.append(weight)

@@ -65,7 +65,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     gradient = exponentials.div_(norm)  # softmax
                     if label_smoothing:
                         gradient.sub_(label_smoothing / vocabulary)
-                    gradient.scatter_add_(1, target, gradient.new_full(target.shape, label_smoothing - 1))
+                    gradient.scatter_add_(
+                        1, target, gradient.new_full(target.shape, label_smoothing - 1)
+                    )
                     bias_gradient += gradient.sum(dim=0)
                     gradient = gradient.to(dtype)
                     torch.mm(gradient, weight_, out=states_gradient[start : start + rows])

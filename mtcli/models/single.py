@@ -36,7 +36,10 @@ def single_step(model: Seq2Seq) -> Step:
     """`Seq2Seq.decode_step` of states made by `single_state`."""
     layers = [_layer(layer) for layer in model.decoder]
     heads = model.config.heads
-    folds = [(_fold(layer.cross_attention), f"keys.{i}", f"values.{i}") for i, layer in enumerate(model.decoder)]
+    folds = [
+        (_fold(layer.cross_attention), f"keys.{i}", f"values.{i}")
+        for i, layer in enumerate(model.decoder)
+    ]
     embed, norm, project = model.embedder(), plain(model.decoder_norm), model.projector()
     at = seen = None
     folded: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -87,7 +90,11 @@ def _layer(layer: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
     heads, size, scale = own.heads, own.size, own.scale
     hidden = heads * size
     pack, pack_bias = _pack(own)
-    output, output_bias, feed_forward = own.output.weight, own.output.bias, layer.feed_forward.step(F.linear)
+    output, output_bias, feed_forward = (
+        own.output.weight,
+        own.output.bias,
+        layer.feed_forward.step(F.linear),
+    )
 
     def step(x, written, rooms, unseen, cross, rotate):
         width = x.shape[0]
@@ -125,12 +132,17 @@ def _pack(attention: nn.Module) -> tuple[Tensor, Tensor]:
     parts = []
     for each in (linear.weight, linear.bias):
         query, *others = each.split(attention.sizes)
-        others = (part.unflatten(0, (attention.groups, -1)).repeat_interleave(repeats, 0).flatten(0, 1) for part in others)
+        others = (
+            part.unflatten(0, (attention.groups, -1)).repeat_interleave(repeats, 0).flatten(0, 1)
+            for part in others
+        )
         parts.append(torch.cat([query, *others]))
     return parts[0].t().contiguous(), parts[1]
 
 
-def _fold(attention: nn.Module) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+def _fold(
+    attention: nn.Module,
+) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
     """A function of the source's keys and values (1, G, S, D) and padding (1, S), -∞ there, else 0, that gives the keys
     times the query's weights, (H, A·S), with their bias (A·S,), and the values times the output's weights, (A·S, H).
 
@@ -140,7 +152,10 @@ def _fold(attention: nn.Module) -> Callable[[Tensor, Tensor, Tensor], tuple[Tens
     heads, size, repeats = attention.heads, attention.size, attention.heads // attention.groups
     query = (attention.query.weight * attention.scale).view(heads, size, -1)
     query_bias = (attention.query.bias * attention.scale).view(heads, size, 1)
-    output, output_bias = attention.output.weight.t().reshape(heads, size, -1), attention.output.bias / heads
+    output, output_bias = (
+        attention.output.weight.t().reshape(heads, size, -1),
+        attention.output.bias / heads,
+    )
 
     def fold(keys: Tensor, values: Tensor, padding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         keys, values = keys[0], values[0]  # (G, S, D)

@@ -77,7 +77,12 @@ class TransformerSeq2Seq(Seq2Seq):
         x = self._embed(self.target_embedding, target_in)
         rotate = self.positions.rotation(0, target_in.shape[1], x)
         for layer in self.decoder:
-            x = layer(x, layer.cross_attention.keys_and_values(encoded), source_mask[:, None, None, :], rotate)
+            x = layer(
+                x,
+                layer.cross_attention.keys_and_values(encoded),
+                source_mask[:, None, None, :],
+                rotate,
+            )
         return self.decoder_norm(x)
 
     def project(self, states: Tensor) -> Tensor:
@@ -106,7 +111,11 @@ class TransformerSeq2Seq(Seq2Seq):
         if sentences == 1 and not torch.is_grad_enabled():
             return single_state(self, memory)
         counts = torch.zeros(sentences, dtype=torch.long, device=memory["mask"].device)
-        state = {"position": counts, "written": counts, "unseen": memory["keys.0"].new_zeros(sentences, 0)}
+        state = {
+            "position": counts,
+            "written": counts,
+            "unseen": memory["keys.0"].new_zeros(sentences, 0),
+        }
         for index in range(len(self.decoder)):
             for name in (f"past_keys.{index}", f"past_values.{index}"):
                 state[name] = memory["keys.0"].new_zeros(sentences, groups, 0, size)
@@ -115,7 +124,9 @@ class TransformerSeq2Seq(Seq2Seq):
     def reorder(self, state: State, rows: Tensor, sentences: Tensor | None = None) -> State:
         past = {name: tensor for name, tensor in state.items() if name.startswith("past")}
         moved = {name: tensor for name, tensor in state.items() if name not in past}
-        return select_rows(moved, rows) | (past if sentences is None else select_rows(past, sentences))
+        return select_rows(moved, rows) | (
+            past if sentences is None else select_rows(past, sentences)
+        )
 
     def decode_step(
         self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
@@ -130,7 +141,11 @@ class TransformerSeq2Seq(Seq2Seq):
         ) -> tuple[Tensor, State, Tensor | None]:
             if "past" in state:
                 return single(tokens, state, memory, attention)
-            position, written, unseen = int(state["position"][0]), int(state["written"][0]), state["unseen"]
+            position, written, unseen = (
+                int(state["position"][0]),
+                int(state["written"][0]),
+                state["unseen"],
+            )
             past = {name: tensor for name, tensor in state.items() if name.startswith("past_")}
             width = len(tokens) // len(past["past_keys.0"])  # hypotheses of a sentence: K
             if written + width > unseen.shape[1]:
@@ -150,14 +165,20 @@ class TransformerSeq2Seq(Seq2Seq):
         projection, bias = self.projection.weight, self.projection.bias
 
         def project(states: Tensor) -> Tensor:
-            with kernels_for(len(states), few=2):  # oneDNN takes 56 µs, not 123, for 5 rows times 128 x 4,000
+            with kernels_for(
+                len(states), few=2
+            ):  # oneDNN takes 56 µs, not 123, for 5 rows times 128 x 4,000
                 return linear(states, projection, bias)
 
         return project
 
     def embedder(self) -> Callable[[Tensor, int], tuple[Tensor, Rotation | None]]:
         """A function of tokens (R,) and their position that gives their vectors (R, H) and the rotation there."""
-        embedding, scale, positions = self.target_embedding.weight, math.sqrt(self.config.hidden_size), self.positions
+        embedding, scale, positions = (
+            self.target_embedding.weight,
+            math.sqrt(self.config.hidden_size),
+            self.positions,
+        )
 
         def embed(tokens: Tensor, position: int) -> tuple[Tensor, Rotation | None]:
             x, added = F.embedding(tokens, embedding), positions.table(position, 1, embedding)
@@ -188,8 +209,12 @@ class TransformerSeq2Seq(Seq2Seq):
             x, rotate = embed(tokens, position)
             if mask is not memory["mask"]:
                 mask = memory["mask"]
-                padding = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -math.inf)  # (B, S)
-                padding = padding.repeat_interleave(memory["keys.0"].shape[1], dim=0).unsqueeze(1)  # (B·G, 1, S)
+                padding = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(
+                    ~mask, -math.inf
+                )  # (B, S)
+                padding = padding.repeat_interleave(memory["keys.0"].shape[1], dim=0).unsqueeze(
+                    1
+                )  # (B·G, 1, S)
             sentences, groups, room, _ = past["past_keys.0"].shape
             hidden = unseen.view(sentences, 1, -1, room).expand(-1, heads, -1, -1)  # (B, A, K, C)
             hidden = hidden.reshape(sentences * groups, -1, room)  # (B·G, A / G · K, C)
@@ -223,7 +248,9 @@ class Sublayer(nn.Module):
         return self.norm(x) if self.pre else x
 
     def leave(self, x: Tensor, y: Tensor) -> Tensor:
-        x = x + (self.dropout(y) if self.training else y)  # each call of a module that does nothing costs a microsecond
+        x = x + (
+            self.dropout(y) if self.training else y
+        )  # each call of a module that does nothing costs a microsecond
         return x if self.pre else self.norm(x)
 
 
@@ -240,7 +267,9 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, rotate: Rotation | None) -> Tensor:
         y = self.around_attention.enter(x)
         x = self.around_attention.leave(x, self.self_attention(y, mask, rotate))
-        return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x)))
+        return self.around_feed_forward.leave(
+            x, self.feed_forward(self.around_feed_forward.enter(x))
+        )
 
 
 class DecoderLayer(nn.Module):
@@ -255,18 +284,30 @@ class DecoderLayer(nn.Module):
         self.around_cross_attention = Sublayer(config)
         self.around_feed_forward = Sublayer(config)
 
-    def forward(self, x: Tensor, cross: tuple[Tensor, Tensor], mask: Tensor, rotate: Rotation | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cross: tuple[Tensor, Tensor], mask: Tensor, rotate: Rotation | None
+    ) -> Tensor:
         y = self.around_self_attention.enter(x)
         x = self.around_self_attention.leave(x, self.self_attention(y, None, rotate))
         y = self.around_cross_attention.enter(x)
         x = self.around_cross_attention.leave(x, self.cross_attention.attend(y, *cross, mask))
-        return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x)))
+        return self.around_feed_forward.leave(
+            x, self.feed_forward(self.around_feed_forward.enter(x))
+        )
 
     def step(self) -> Callable[..., tuple[Tensor, Tensor]]:
         """One position as a function: x (R, H), own keys and values (B, G, C, D), how many of them are written, unseen,
         the source's keys and values (B, G, S, D), padding, rotation -> (R, H), weights (B, A, K, S)."""
-        attend, look, feed_forward = self.self_attention.step(), self.cross_attention.look(), self.feed_forward.step()
-        sublayers = (self.around_self_attention, self.around_cross_attention, self.around_feed_forward)
+        attend, look, feed_forward = (
+            self.self_attention.step(),
+            self.cross_attention.look(),
+            self.feed_forward.step(),
+        )
+        sublayers = (
+            self.around_self_attention,
+            self.around_cross_attention,
+            self.around_feed_forward,
+        )
         pre = self.around_feed_forward.pre
         norm_1, norm_2, norm_3 = (plain(sublayer.norm) for sublayer in sublayers)
 
@@ -314,7 +355,9 @@ class FeedForward(nn.Module):
             x = self.activation(x)
         return self.outer(self.dropout(x) if self.training else x)
 
-    def step(self, product: Callable[[Tensor, Tensor, Tensor], Tensor] = linear) -> Callable[[Tensor], Tensor]:
+    def step(
+        self, product: Callable[[Tensor, Tensor, Tensor], Tensor] = linear
+    ) -> Callable[[Tensor], Tensor]:
         """`forward` without dropout, as a function."""
         gated, activation = self.gated, self.activation
         inner, outer = plain(self.inner, product), plain(self.outer, product)
@@ -358,7 +401,9 @@ class MultiHeadAttention(nn.Module):
         """(B, T, heads·D) -> (B, heads, T, D)"""
         return x.unflatten(-1, (-1, self.size)).transpose(1, 2)
 
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+    def _attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False
+    ) -> Tensor:
         """query (B, A, T, D), keys and values (B, G, S, D), mask broadcast to (B, A, T, S) -> (B, T, H)"""
         dropout = self.dropout if self.training else 0.0
         if query.device.type == "cpu":
@@ -370,11 +415,19 @@ class MultiHeadAttention(nn.Module):
         return self.output(x.transpose(1, 2).flatten(2))
 
     def _attend_plainly(
-        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool, dropout: float
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        dropout: float,
     ) -> Tensor:
         """Step by step, as the paper has it: on the CPU, for sentences, 1.5 to 2 times as fast as PyTorch's kernel."""
         if self.groups != self.heads:
-            keys, values = (x.repeat_interleave(self.heads // self.groups, dim=1) for x in (keys, values))
+            keys, values = (
+                x.repeat_interleave(self.heads // self.groups, dim=1) for x in (keys, values)
+            )
         scores = (query * self.scale) @ keys.transpose(2, 3)  # (B, A, T, S)
         if causal:
             future = torch.full(scores.shape[2:], -math.inf, dtype=scores.dtype).triu(1)
@@ -399,17 +452,26 @@ class MultiHeadAttention(nn.Module):
 
         ``unseen`` (B·G, A / G · K, C) is -∞ where something else than a hypothesis's own past stands, or nothing.
         """
-        pack, output, counts, over = plain(self.query_key_value), plain(self.output), self.counts, self._over
+        pack, output, counts, over = (
+            plain(self.query_key_value),
+            plain(self.output),
+            self.counts,
+            self._over,
+        )
 
         def step(x, keys, values, written, unseen, rotate):
             sentences, groups, _, size = keys.shape
             rows = x.shape[0]  # not len(x): a graph that is traced for ONNX would keep that number
-            query, key, value = pack(x).view(rows, -1, size).split_with_sizes(counts, 1)  # (R, A or G, D)
+            query, key, value = (
+                pack(x).view(rows, -1, size).split_with_sizes(counts, 1)
+            )  # (R, A or G, D)
             if rotate is not None:
                 query, key = rotate(query), rotate(key)
             width = rows // sentences
             for room, new in ((keys, key), (values, value)):
-                room.narrow(2, written, width).copy_(new.view(sentences, width, groups, size).transpose(1, 2))
+                room.narrow(2, written, width).copy_(
+                    new.view(sentences, width, groups, size).transpose(1, 2)
+                )
             # Over all C, since whole tensors need no copy.
             return output(over(query, keys, values, unseen)[0])
 
@@ -426,20 +488,28 @@ class MultiHeadAttention(nn.Module):
 
         return look
 
-    def _over(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def _over(
+        self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Attention of R queries, K of each of B sentences, over keys and values (B, G, S, D); ``bias`` is added to its
         scores -> (R, H), weights (B, A, K, S). A sentence's hypotheses ask side by side, and so do the heads that share
         keys."""
         sentences, groups, length, size = keys.shape
-        queries = query.reshape(sentences, -1, groups, self.heads // groups, size)  # (B, K, G, A / G, D)
+        queries = query.reshape(
+            sentences, -1, groups, self.heads // groups, size
+        )  # (B, K, G, A / G, D)
         width = queries.shape[1]
-        queries = queries.permute(0, 2, 3, 1, 4).reshape(sentences * groups, -1, size)  # (B·G, A / G · K, D)
+        queries = queries.permute(0, 2, 3, 1, 4).reshape(
+            sentences * groups, -1, size
+        )  # (B·G, A / G · K, D)
         with kernels_for(1):
             scores = torch.baddbmm(bias, queries, keys.flatten(0, 1).mT, alpha=self.scale)
             weights = scores.softmax(2)
             context = torch.bmm(weights, values.flatten(0, 1))  # (B·G, A / G · K, D)
         context = context.view(sentences, self.heads, width, size).transpose(1, 2)  # (B, K, A, D)
-        return context.reshape(query.shape[0], -1), weights.view(sentences, self.heads, width, length)
+        return context.reshape(query.shape[0], -1), weights.view(
+            sentences, self.heads, width, length
+        )
 
     def keys_and_values(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """encoded (B, S, H) -> keys and values (B, G, S, D)"""
@@ -460,14 +530,21 @@ class SinusoidalPositions(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.size = config.hidden_size
-        self.known: Tensor | None = None  # the first positions, kept: a sentence by itself takes 0.05 ms less
+        self.known: Tensor | None = (
+            None  # the first positions, kept: a sentence by itself takes 0.05 ms less
+        )
 
     def table(self, start: int, length: int, like: Tensor) -> Tensor:
         """(length, H): the sines stand before the cosines, an order that the embeddings do not care about."""
         if torch.compiler.is_compiling():
             return self._made(start, length, like)
         known = self.known
-        if known is None or len(known) < start + length or known.dtype != like.dtype or known.device != like.device:
+        if (
+            known is None
+            or len(known) < start + length
+            or known.dtype != like.dtype
+            or known.device != like.device
+        ):
             with torch.inference_mode(False):  # training may use what was made for a translation
                 self.known = known = self._made(0, KEPT * -(-(start + length) // KEPT), like)
         return known[start : start + length]
@@ -532,7 +609,9 @@ class Rotation:
     def __call__(self, x: Tensor) -> Tensor:
         """(B, heads, T, D) -> the same, turned"""
         first, second = x.chunk(2, dim=-1)
-        return torch.cat([first * self.cos - second * self.sin, second * self.cos + first * self.sin], dim=-1)
+        return torch.cat(
+            [first * self.cos - second * self.sin, second * self.cos + first * self.sin], dim=-1
+        )
 
 
 def _angles(start: int, length: int, frequencies: int, like: Tensor) -> Tensor:
@@ -543,4 +622,8 @@ def _angles(start: int, length: int, frequencies: int, like: Tensor) -> Tensor:
     return positions[:, None] * 10000.0**-powers
 
 
-POSITIONS = {"sinusoidal": SinusoidalPositions, "learned": LearnedPositions, "rotary": RotaryPositions}
+POSITIONS = {
+    "sinusoidal": SinusoidalPositions,
+    "learned": LearnedPositions,
+    "rotary": RotaryPositions,
+}

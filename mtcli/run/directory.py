@@ -45,7 +45,12 @@ from ..support.errors import UserError
 
 log = logging.getLogger("mtcli")
 
-MODEL, TENSORS, STATE, MANIFEST = "model.safetensors", "state.safetensors", "state.json", "manifest.json"
+MODEL, TENSORS, STATE, MANIFEST = (
+    "model.safetensors",
+    "state.safetensors",
+    "state.json",
+    "manifest.json",
+)
 FILES = (MODEL, TENSORS, STATE)  # what a manifest lists
 
 LARGEST_YAML = 1 << 20  # bytes, like all of these: more than an honest file of its kind ever has
@@ -118,7 +123,10 @@ def _header_forms(path: Path) -> dict[str, Form]:
     with safe_open(path, framework="pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}
         return {
-            name: (str(SAFETENSORS_TYPES.get(part.get_dtype(), part.get_dtype())), tuple(part.get_shape()))
+            name: (
+                str(SAFETENSORS_TYPES.get(part.get_dtype(), part.get_dtype())),
+                tuple(part.get_shape()),
+            )
             for name, part in slices.items()
         }
 
@@ -126,13 +134,19 @@ def _header_forms(path: Path) -> dict[str, Form]:
 def _compare(expected: dict[str, Form], found: dict[str, Form], what: str) -> None:
     differences = []
     for name in sorted(expected.keys() | found.keys()):
-        wanted, got = (_shown(forms[name]) if name in forms else "nothing" for forms in (expected, found))
+        wanted, got = (
+            _shown(forms[name]) if name in forms else "nothing" for forms in (expected, found)
+        )
         if wanted != got:
             differences.append(f"  {name[:100]!r}: there is {got}, expected {wanted}")
     if differences:
         more = len(differences) - MOST_DIFFERENCES
         lines = differences[:MOST_DIFFERENCES] + ([f"  … and {more} more"] if more > 0 else [])
-        raise UserError("\n".join([f"{what} is not of the model that the config and vocabularies describe:", *lines]))
+        raise UserError(
+            "\n".join(
+                [f"{what} is not of the model that the config and vocabularies describe:", *lines]
+            )
+        )
 
 
 def _shown(form: Form) -> str:
@@ -162,14 +176,23 @@ class Run:
                 changes = configs.changes(run.config, config, configs.free_on_resume(run.config))
                 if changes and run.checkpoints():
                     raise UserError(
-                        "\n".join([f"{run.path} was made with another config:", *(f"  {change}" for change in changes)])
+                        "\n".join(
+                            [
+                                f"{run.path} was made with another config:",
+                                *(f"  {change}" for change in changes),
+                            ]
+                        )
                         + "\nSuch a run cannot be continued. Name another directory with --run to train anew."
                     )
                 if changes and os.path.lexists(run.path / "tokenizer"):
-                    shutil.rmtree(run.path / "tokenizer")  # nothing was trained, and the other config may have erred
+                    shutil.rmtree(
+                        run.path / "tokenizer"
+                    )  # nothing was trained, and the other config may have erred
             if not os.path.lexists(run.path / "config.yaml") or run.config != config:
                 _replace(run.inside("requested.yaml"), requested_text.encode("utf-8"))
-                _replace(run.inside("config.yaml"), configs.dump(config).encode("utf-8"))  # last: makes it a run
+                _replace(
+                    run.inside("config.yaml"), configs.dump(config).encode("utf-8")
+                )  # last: makes it a run
         run.config = config
         return run
 
@@ -180,10 +203,16 @@ class Run:
         parts = ("config.yaml", "tokenizer", "checkpoints")
         missing = [part for part in parts if not os.path.lexists(run.path / part)]
         if "config.yaml" in missing:
-            lack = f"it lacks {', '.join(missing)}" if os.path.isdir(run.path) else "there is no such directory"
+            lack = (
+                f"it lacks {', '.join(missing)}"
+                if os.path.isdir(run.path)
+                else "there is no such directory"
+            )
             raise UserError(f"{run.path} is no run directory: {lack}.{_runs_in(run.path.parent)}")
         if missing:
-            raise UserError(f"{run.path} holds no model yet: it lacks {', '.join(missing)}. Train it: mtcli train")
+            raise UserError(
+                f"{run.path} holds no model yet: it lacks {', '.join(missing)}. Train it: mtcli train"
+            )
         run._check_tokenizer()
         return run
 
@@ -192,10 +221,14 @@ class Run:
         """The run that was trained last. Raises UserError where there is none."""
         marker = root / "latest"
         if not os.path.lexists(marker):
-            raise UserError("No run has been trained here yet: mtcli train --config … trains one; --run names another.")
+            raise UserError(
+                "No run has been trained here yet: mtcli train --config … trains one; --run names another."
+            )
         name = os.fsdecode(_read(marker, LARGEST_YAML).removesuffix(b"\n"))
         if not os.path.isdir(root / name):
-            raise UserError(f"{marker} names the run {name!r}, which is gone. Name another with --run.{_runs_in(root)}")
+            raise UserError(
+                f"{marker} names the run {name!r}, which is gone. Name another with --run.{_runs_in(root)}"
+            )
         return cls.open(root / name)
 
     def mark_latest(self, root: Path = Path("runs")) -> None:
@@ -228,15 +261,22 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
             file = open(self.inside("lock"), "a+b", buffering=0, opener=_without_links)
         except OSError as error:
-            raise UserError(f"{self.path} cannot be used as a run directory: {_reason(error)}.") from error
+            raise UserError(
+                f"{self.path} cannot be used as a run directory: {_reason(error)}."
+            ) from error
         with file:  # closing it gives the lock up
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 file.truncate(0)
                 file.write(str(os.getpid()).encode())
             except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):  # such as a network disk that cannot lock
-                    raise UserError(f"{self.path / 'lock'} cannot be locked: {_reason(error)}.") from error
+                if error.errno not in (
+                    errno.EACCES,
+                    errno.EAGAIN,
+                ):  # such as a network disk that cannot lock
+                    raise UserError(
+                        f"{self.path / 'lock'} cannot be locked: {_reason(error)}."
+                    ) from error
                 file.seek(0)
                 holder = file.read(20)
                 by = f" (process {int(holder)})" if holder.isdigit() else ""
@@ -258,7 +298,9 @@ class Run:
             os.rename(aside, self.inside("tokenizer"))
             _sync(self.path)
         except OSError as error:
-            raise UserError(f"{self.path / 'tokenizer'} cannot be written: {_reason(error)}.") from error
+            raise UserError(
+                f"{self.path / 'tokenizer'} cannot be written: {_reason(error)}."
+            ) from error
         finally:
             self._clear_leftovers()
 
@@ -269,8 +311,13 @@ class Run:
             entries = list(os.scandir(folder)) if os.path.lexists(folder) else []
             for entry in entries:
                 self.inside("tokenizer", entry.name)
-                if not entry.is_file(follow_symlinks=False) or entry.stat().st_size > LARGEST_TOKENIZER:
-                    raise UserError(f"{entry.path} is no tokenizer: not a file, or over {LARGEST_TOKENIZER >> 20} MiB.")
+                if (
+                    not entry.is_file(follow_symlinks=False)
+                    or entry.stat().st_size > LARGEST_TOKENIZER
+                ):
+                    raise UserError(
+                        f"{entry.path} is no tokenizer: not a file, or over {LARGEST_TOKENIZER >> 20} MiB."
+                    )
         except OSError as error:
             raise UserError(f"{folder} cannot be read: {_reason(error)}.") from error
 
@@ -283,11 +330,17 @@ class Run:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise UserError(f"{self.path / 'checkpoints'} cannot be read: {_reason(error)}.") from error
+            raise UserError(
+                f"{self.path / 'checkpoints'} cannot be read: {_reason(error)}."
+            ) from error
         return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,17}", name))
 
     def save_checkpoint(
-        self, update: int, model: dict[str, Tensor], tensors: dict[str, Tensor], state: dict[str, Any]
+        self,
+        update: int,
+        model: dict[str, Tensor],
+        tensors: dict[str, Tensor],
+        state: dict[str, Any],
     ) -> None:
         """Save what stands after ``update``; one of the same update is replaced. ``state`` is finite JSON.
 
@@ -301,7 +354,9 @@ class Run:
         earlier = [each for each in self.checkpoints() if each != update]
         try:
             if os.path.lexists(self.path / "log.jsonl"):
-                _sync(self.inside("log.jsonl"))  # the log must not fall behind what ``state`` says of it
+                _sync(
+                    self.inside("log.jsonl")
+                )  # the log must not fall behind what ``state`` says of it
             folder.mkdir(exist_ok=True)
             aside.mkdir()
             files = {}
@@ -309,7 +364,9 @@ class Run:
                 data = content if isinstance(content, bytes) else _serialized(content)
                 _write(aside / name, data)
                 files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            _write(aside / MANIFEST, json.dumps({"update": update, "files": files}, indent=1).encode())
+            _write(
+                aside / MANIFEST, json.dumps({"update": update, "files": files}, indent=1).encode()
+            )
             _sync(aside)
             if os.path.lexists(final):
                 os.rename(final, replaced)
@@ -317,7 +374,11 @@ class Run:
             _sync(folder)
             _sync(self.path)
         except OSError as error:
-            kept = f"that of update {earlier[-1]} is untouched" if earlier else "there is no earlier one"
+            kept = (
+                f"that of update {earlier[-1]} is untouched"
+                if earlier
+                else "there is no earlier one"
+            )
             raise UserError(
                 f"{final}: the checkpoint could not be written: {_reason(error)}. Nothing of it is left, and {kept}. "
                 "Mend this, then run the same command again to continue."
@@ -370,7 +431,9 @@ class Run:
         if best is None:
             return None
         if best["update"] not in self.checkpoints():
-            log.warning(f"{self.path}: the best checkpoint, {best['update']}, is gone. The newest is used instead.")
+            log.warning(
+                f"{self.path}: the best checkpoint, {best['update']}, is gone. The newest is used instead."
+            )
         return best["update"]
 
     def _load(self, update: int, names: tuple[str, ...], model: nn.Module | None) -> Checkpoint:
@@ -383,7 +446,11 @@ class Run:
             _compare(_forms(to_tensors(model)), found, str(folder / MODEL))
         try:
             tensors = {name: load_file(folder / name) for name in names if name != STATE}
-            state = _parsed(_read(folder / STATE, LARGEST_JSON), folder / STATE) if STATE in names else {}
+            state = (
+                _parsed(_read(folder / STATE, LARGEST_JSON), folder / STATE)
+                if STATE in names
+                else {}
+            )
         except UserError as error:
             raise Damaged(str(error)) from error
         except Exception as error:
@@ -396,7 +463,11 @@ class Run:
             path = self.inside("checkpoints", str(update), MANIFEST)
             manifest = _parsed(_read(path, LARGEST_JSON), path)
             files = manifest.get("files")
-            if manifest.get("update") != update or not isinstance(files, dict) or set(files) != set(FILES):
+            if (
+                manifest.get("update") != update
+                or not isinstance(files, dict)
+                or set(files) != set(FILES)
+            ):
                 raise UserError(f"{path} does not list the files of checkpoint {update}")
             for name in names:
                 path = self.inside("checkpoints", str(update), name)
@@ -410,7 +481,9 @@ class Run:
         except UserError as error:
             raise Damaged(f"Checkpoint {update} is damaged: {str(error).rstrip('.')}.") from error
         except OSError as error:
-            raise Damaged(f"Checkpoint {update} is damaged: {error.filename}: {_reason(error)}.") from error
+            raise Damaged(
+                f"Checkpoint {update} is damaged: {error.filename}: {_reason(error)}."
+            ) from error
         return path.parent
 
     def prune(self, keep: int) -> None:
@@ -465,7 +538,9 @@ class Run:
             return None
         best = _parsed(_read(path, LARGEST_JSON), path)
         kinds = {"update": int, "metric": str, "value": (int, float)}
-        if set(best) != set(kinds) or not all(isinstance(best[name], kind) for name, kind in kinds.items()):
+        if set(best) != set(kinds) or not all(
+            isinstance(best[name], kind) for name, kind in kinds.items()
+        ):
             raise UserError(f"{path} does not hold an update, a metric and a value.")
         return best
 
@@ -528,7 +603,9 @@ class Run:
         for part in parts:
             path = path / part
             if path.is_symlink():
-                raise UserError(f"{path} is a link; a run holds its files itself. It was not followed.")
+                raise UserError(
+                    f"{path} is a link; a run holds its files itself. It was not followed."
+                )
         return path
 
     def _read_text(self, name: str) -> str:
@@ -595,7 +672,10 @@ def _remove(path: Path) -> None:
 
 
 def _serialized(tensors: dict[str, Tensor]) -> bytes:
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+    return save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        {"format": "pt"},
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -610,7 +690,9 @@ def _finite(value: Any) -> Any:
 
 
 def _without_links(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # NONBLOCK: a named pipe would never open
+    return os.open(
+        name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666
+    )  # NONBLOCK: a named pipe would never open
 
 
 def _regular(path: Path) -> BinaryIO:

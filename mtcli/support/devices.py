@@ -45,7 +45,9 @@ def choose(name: str) -> torch.device:
     return torch.device(name)
 
 
-def autocast(device: torch.device, precision: str) -> tuple[Callable[[], AbstractContextManager], torch.dtype | None]:
+def autocast(
+    device: torch.device, precision: str
+) -> tuple[Callable[[], AbstractContextManager], torch.dtype | None]:
     """What makes the contexts in which a model computes as ``training.precision`` says, and their type; None: float32."""
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and has_bfloat16(device) else "float32"

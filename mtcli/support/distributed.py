@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PATIENCE = timedelta(hours=2)  # how long one process may work (say, build a cache) while the others wait for it
+PATIENCE = timedelta(
+    hours=2
+)  # how long one process may work (say, build a cache) while the others wait for it
 
 
 def rank() -> int:
@@ -71,7 +73,9 @@ def init(device: torch.device | str) -> None:
             # torchrun keeps its store over restarts, with the addresses of processes that are gone (PyTorch's issue
             # 135712). On several machines, of which each counts its own restarts, it must be told not to.
             store = dist.PrefixStore(f"restart {_number('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=PATIENCE)
+        dist.init_process_group(
+            backend, store=store, rank=rank(), world_size=world_size(), timeout=PATIENCE
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"Process {rank()} of {world_size()} cannot reach the others: {_first_line(error)}. "
@@ -166,7 +170,9 @@ def gather_json(value: Any) -> list[Any]:
 def _number(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdigit()) or (name == "WORLD_SIZE" and int(text) == 0):
-        raise UserError(f"The environment variable {name} is {text!r}, not a number that torchrun could have set.")
+        raise UserError(
+            f"The environment variable {name} is {text!r}, not a number that torchrun could have set."
+        )
     return int(text)
 
 

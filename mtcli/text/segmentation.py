@@ -23,7 +23,10 @@ class BPEDropout:
     """
 
     def __init__(self, scores: dict[str, float], dropout: float):
-        self.ranks = {piece: rank for rank, piece in enumerate(sorted(scores, key=scores.__getitem__, reverse=True))}
+        self.ranks = {
+            piece: rank
+            for rank, piece in enumerate(sorted(scores, key=scores.__getitem__, reverse=True))
+        }
         self.dropout = dropout
         self._whole = lru_cache(REMEMBERED)(lambda word: self._merge(word, math.inf, Random()))
         self._made_of = scores, dropout
@@ -45,13 +48,20 @@ class BPEDropout:
         pieces: list[str | None] = list(word)
         after, before = list(range(1, len(word) + 1)), list(range(-1, len(word) - 1))
         ranks, merges, chances = self.ranks, 0, 0
-        pairs = ((ranks.get(left + right), place) for place, (left, right) in enumerate(zip(word, word[1:])))
+        pairs = (
+            (ranks.get(left + right), place)
+            for place, (left, right) in enumerate(zip(word, word[1:]))
+        )
         agenda = [pair for pair in pairs if pair[0] is not None]
         heapify(agenda)
         while agenda:
             rank, left = heappop(agenda)
             right = after[left]
-            if pieces[left] is None or right == len(word) or ranks.get(pieces[left] + pieces[right]) != rank:
+            if (
+                pieces[left] is None
+                or right == len(word)
+                or ranks.get(pieces[left] + pieces[right]) != rank
+            ):
                 continue  # one of the two has become part of another piece
             chances += 1
             if chances > first and (chances == first + 1 or random.random() < self.dropout):
@@ -62,7 +72,11 @@ class BPEDropout:
             if following < len(word):
                 before[following] = left
             for one, other in ((before[left], left), (left, following)):
-                if one >= 0 and other < len(word) and (rank := ranks.get(pieces[one] + pieces[other])) is not None:
+                if (
+                    one >= 0
+                    and other < len(word)
+                    and (rank := ranks.get(pieces[one] + pieces[other])) is not None
+                ):
                     heappush(agenda, (rank, one))
         return [piece for piece in pieces if piece], merges
 
@@ -90,7 +104,9 @@ class UnigramSampling:
         pieces, end, ways = [], len(word), self._ways(word)
         while end:
             starts, cumulative = ways[end]
-            start = starts[min(bisect(cumulative, random.random() * cumulative[-1]), len(starts) - 1)]
+            start = starts[
+                min(bisect(cumulative, random.random() * cumulative[-1]), len(starts) - 1)
+            ]
             pieces.append(word[start:end])
             end = start
         return pieces[::-1]
@@ -102,7 +118,9 @@ class UnigramSampling:
         for end in range(1, len(word) + 1):
             starts, logs = [], []
             for start in range(max(0, end - self.longest), end):
-                weight = self.weights.get(word[start:end], self.unknown if start == end - 1 else None)
+                weight = self.weights.get(
+                    word[start:end], self.unknown if start == end - 1 else None
+                )
                 if weight is not None:
                     starts.append(start)
                     logs.append(totals[start] + weight)

@@ -99,19 +99,28 @@ LOOKALIKE = "\u25a0"  # ■, what Unicode calls the joiner's full-width form
 ZWNJ, ZWJ = 0x200C, 0x200D  # (non-)joiners, inside words of Persian and many Indian languages
 
 # Scripts without white space between words: each character is a word.
-IDEOGRAPHS = (
-    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-)
+IDEOGRAPHS = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 
 
 @cache
 def _word_pattern() -> re.Pattern[str]:
     """A word (group 1: letters, digits, marks; or one ideograph), or one character of another kind with its marks."""
     codes = chain(range(0x20000), range(0xE0100, 0xE01F0))  # there are no marks elsewhere
-    marks = [code for code in codes if unicodedata.category(chr(code)).startswith("M") or code in (ZWNJ, ZWJ)]
-    runs = [[code for _, code in run] for _, run in groupby(enumerate(marks), lambda pair: pair[1] - pair[0])]
-    marks = "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in runs)  # ranges match 2.4 times as fast as a list
-    return re.compile(rf"([{IDEOGRAPHS}][{marks}]*|(?:[^\W{IDEOGRAPHS}]+|[{marks}]+)+)|\S[{marks}]*")
+    marks = [
+        code
+        for code in codes
+        if unicodedata.category(chr(code)).startswith("M") or code in (ZWNJ, ZWJ)
+    ]
+    runs = [
+        [code for _, code in run]
+        for _, run in groupby(enumerate(marks), lambda pair: pair[1] - pair[0])
+    ]
+    marks = "".join(
+        f"{chr(run[0])}-{chr(run[-1])}" for run in runs
+    )  # ranges match 2.4 times as fast as a list
+    return re.compile(
+        rf"([{IDEOGRAPHS}][{marks}]*|(?:[^\W{IDEOGRAPHS}]+|[{marks}]+)+)|\S[{marks}]*"
+    )
 
 
 class WordTokenizer(Tokenizer):
@@ -137,7 +146,9 @@ class WordTokenizer(Tokenizer):
         return tokens
 
     def detokenize(self, tokens: Sequence[str]) -> str:
-        return " ".join(tokens).replace(" " + JOINER, "").replace(JOINER + " ", "").replace(JOINER, "")
+        return (
+            " ".join(tokens).replace(" " + JOINER, "").replace(JOINER + " ", "").replace(JOINER, "")
+        )
 
 
 class SubwordTokenizer(Tokenizer):
@@ -179,8 +190,13 @@ class SubwordTokenizer(Tokenizer):
             try:
                 for line in lines:
                     text = _escape(normalize(line))
-                    yield from (text[start : start + cls.CHUNK] for start in range(0, len(text), cls.CHUNK))
-            except (Exception, KeyboardInterrupt) as error:  # sentencepiece would make it a RuntimeError of its own
+                    yield from (
+                        text[start : start + cls.CHUNK] for start in range(0, len(text), cls.CHUNK)
+                    )
+            except (
+                Exception,
+                KeyboardInterrupt,
+            ) as error:  # sentencepiece would make it a RuntimeError of its own
                 failures.append(error)
                 raise
 
@@ -217,7 +233,9 @@ class SubwordTokenizer(Tokenizer):
         try:
             return cls(config, _processor(file.read_bytes()))
         except OSError as error:
-            raise UserError(f"{file}: the subword model cannot be read: {error.strerror}.") from None
+            raise UserError(
+                f"{file}: the subword model cannot be read: {error.strerror}."
+            ) from None
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{file}: not a subword model of ours, or damaged: {error}") from None
 
@@ -228,7 +246,9 @@ class SubwordTokenizer(Tokenizer):
         return self.processor.encode(_escape(self.normalize(text)), out_type=str)
 
     def tokenize_all(self, lines: Sequence[str]) -> list[list[str]]:
-        return self.processor.encode([_escape(self.normalize(line)) for line in lines], out_type=str)
+        return self.processor.encode(
+            [_escape(self.normalize(line)) for line in lines], out_type=str
+        )
 
     def sample(self, text: str) -> list[str]:
         if not self.samples:
@@ -236,11 +256,17 @@ class SubwordTokenizer(Tokenizer):
         tokens = []
         for word in _words(_escape(self.normalize(text))):
             for piece in self._segment(word, _random):
-                tokens += [piece] if piece in self._pieces else [f"<0x{byte:02X}>" for byte in piece.encode()]
+                tokens += (
+                    [piece]
+                    if piece in self._pieces
+                    else [f"<0x{byte:02X}>" for byte in piece.encode()]
+                )
         return tokens
 
     def detokenize(self, tokens: Sequence[str]) -> str:
-        return _unescape(self.processor.decode(list(tokens))).replace("\n", " ")  # bytes can spell a line end
+        return _unescape(self.processor.decode(list(tokens))).replace(
+            "\n", " "
+        )  # bytes can spell a line end
 
     def pieces(self) -> list[str]:
         return [self.processor.id_to_piece(id) for id in range(len(self.processor))]
@@ -264,7 +290,12 @@ def seed_sampling(seed: int) -> None:
 _random = Random()
 
 
-SPECIAL = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>"}  # ids 0 to 3, as in every vocabulary
+SPECIAL = {
+    "pad": "<pad>",
+    "unk": "<unk>",
+    "bos": "<s>",
+    "eos": "</s>",
+}  # ids 0 to 3, as in every vocabulary
 SPACE = "\u2581"  # ▁, sentencepiece's sign for a space
 ESCAPE = "\x1b"
 
@@ -293,7 +324,9 @@ def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
     ids = processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id()
     found = [processor.id_to_piece(id) for id in range(min(len(SPECIAL), len(processor)))]
     if ids != (0, 1, 2, 3) or found != list(SPECIAL.values()):
-        raise ValueError(f"its special pieces are not {', '.join(SPECIAL.values())}, in this order.")
+        raise ValueError(
+            f"its special pieces are not {', '.join(SPECIAL.values())}, in this order."
+        )
     return processor
 
 
@@ -308,7 +341,9 @@ def _training_error(config: Subwords, message: str) -> UserError:
         )
     if "sentences_.empty()" in message:
         return UserError("There is no text to learn subwords from: every line is blank.")
-    return UserError(f"sentencepiece could not learn tokenizer.algorithm {config.algorithm} from the text: {message}")
+    return UserError(
+        f"sentencepiece could not learn tokenizer.algorithm {config.algorithm} from the text: {message}"
+    )
 
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {

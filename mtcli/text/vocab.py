@@ -26,13 +26,17 @@ class Vocabulary:
         assert len(self._ids) == len(self.tokens) - len(SPECIAL), "a token comes twice"
 
     @classmethod
-    def build(cls, counts: Mapping[str, int], min_count: int = 1, max_size: int | None = None) -> Vocabulary:
+    def build(
+        cls, counts: Mapping[str, int], min_count: int = 1, max_size: int | None = None
+    ) -> Vocabulary:
         """The tokens seen at least ``min_count`` times, at most ``max_size`` of them (special ones not counted).
 
         The most frequent come first; of equally frequent ones the smaller string, so that the order of ``counts``
         decides nothing.
         """
-        kept = (token for token, count in counts.items() if count >= min_count and token not in SPECIAL)
+        kept = (
+            token for token, count in counts.items() if count >= min_count and token not in SPECIAL
+        )
         return cls([*SPECIAL, *sorted(kept, key=lambda token: (-counts[token], token))[:max_size]])
 
     def __len__(self) -> int:
@@ -59,21 +63,31 @@ class Vocabulary:
         except OSError as error:
             raise UserError(f"{path}: the vocabulary cannot be read: {error.strerror}.") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not a vocabulary, which is a JSON list of strings: {error}.") from None
+            raise UserError(
+                f"{path}: not a vocabulary, which is a JSON list of strings: {error}."
+            ) from None
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise UserError(f"{path}: not a vocabulary, which is a JSON list of strings.")
         if tuple(tokens[: len(SPECIAL)]) != SPECIAL:
-            raise UserError(f"{path}: a vocabulary begins with {', '.join(SPECIAL)}; this begins with {tokens[:4]}.")
+            raise UserError(
+                f"{path}: a vocabulary begins with {', '.join(SPECIAL)}; this begins with {tokens[:4]}."
+            )
         seen: set[str] = set()
         for number, token in enumerate(tokens):
             if not _is_token(token):
                 raise UserError(f"{path}: entry {number} is {token!r}, which no text contains.")
             if token in seen:
-                raise UserError(f"{path}: entry {number} is {token!r}, which came before: each token has one id.")
+                raise UserError(
+                    f"{path}: entry {number} is {token!r}, which came before: each token has one id."
+                )
             seen.add(token)
         return cls(tokens)
 
 
 def _is_token(token: str) -> bool:
     """Whether a line of text can hold it: not empty, no line end, no half of a surrogate pair."""
-    return bool(token) and "\n" not in token and not any("\ud800" <= character <= "\udfff" for character in token)
+    return (
+        bool(token)
+        and "\n" not in token
+        and not any("\ud800" <= character <= "\udfff" for character in token)
+    )

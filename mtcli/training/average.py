@@ -27,9 +27,15 @@ def choose(run: Run, last: int | None = None, best: int | None = None) -> list[i
     """
     there, measure = run.checkpoints(), run.config.training.best_by
     if best is not None:
-        values = {entry["update"]: entry["validation"].get(measure) for entry in run.read_log() if "validation" in entry}
+        values = {
+            entry["update"]: entry["validation"].get(measure)
+            for entry in run.read_log()
+            if "validation" in entry
+        }
         scored = [update for update in there if values.get(update) is not None]
-        there = sorted(scored, key=values.__getitem__, reverse=measure not in evaluation.LOWER_IS_BETTER)
+        there = sorted(
+            scored, key=values.__getitem__, reverse=measure not in evaluation.LOWER_IS_BETTER
+        )
     else:
         there.reverse()
     wanted = last or best or len(there)
@@ -88,11 +94,17 @@ def validate(run: Run, weights: dict[str, Tensor], device: torch.device) -> dict
     model = build_model(config.model, *_sizes(run))
     load_into(model, weights)
     translator = Translator(
-        ModelEngine(model.to(device).eval(), device, devices.autocast(device, config.training.precision)[0]), codec.load(run.path / "tokenizer", config), config
+        ModelEngine(
+            model.to(device).eval(), device, devices.autocast(device, config.training.precision)[0]
+        ),
+        codec.load(run.path / "tokenizer", config),
+        config,
     )
     sources, references = corpus.read_evaluation(config.data.validation)
     decoding = translator.decoding(beam_size=config.training.validation_beam_size, sampling=None)
-    return evaluation.evaluate(translator, sources, references, config.training.validation_metrics, decoding).values()
+    return evaluation.evaluate(
+        translator, sources, references, config.training.validation_metrics, decoding
+    ).values()
 
 
 def _sizes(run: Run) -> list[int]:

@@ -61,7 +61,9 @@ Codecs = tuple[Codec, Codec]
 Corpus = TSV | Plain
 
 
-def load(folder: Path, corpora: Sequence[Corpus], codecs: Codecs, max_length: int) -> dict[str, np.ndarray]:
+def load(
+    folder: Path, corpora: Sequence[Corpus], codecs: Codecs, max_length: int
+) -> dict[str, np.ndarray]:
     """The files of ``ids`` in ``folder``, which is the cache, by name; built if they are not there or do not fit.
 
     Pairs with a blank side, and pairs with more than ``max_length`` tokens on a side, EOS not counted, are left out and
@@ -77,12 +79,16 @@ def load(folder: Path, corpora: Sequence[Corpus], codecs: Codecs, max_length: in
         found = _open(ids, key, codecs, len(corpora))
         if found is None:
             with _alone(folder):
-                found = _open(ids, key, codecs, len(corpora))  # another process may have built it meanwhile
+                found = _open(
+                    ids, key, codecs, len(corpora)
+                )  # another process may have built it meanwhile
                 if found is None:
                     _build(ids, key, corpora, codecs, max_length, digests)
                     found = _open(ids, key, codecs, len(corpora))
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: token ids cannot be kept there: {error.strerror}.") from None
+        raise UserError(
+            f"{error.filename or folder}: token ids cannot be kept there: {error.strerror}."
+        ) from None
     if found is None:
         raise UserError(f"{ids} is not what was just written there. Is the disk sound?")
     return found
@@ -131,7 +137,9 @@ def _digests(folder: Path, corpora: Sequence[Corpus]) -> dict[str, dict[str, Any
             if not isinstance(digests[path], dict) or digests[path].get("stamp") != stamp:
                 digests[path] = {"stamp": stamp, **_digest(path)}
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+            raise UserError(
+                f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}."
+            ) from None
     if digests != known:
         part = memory.with_name(f"{memory.name}.{os.getpid()}.part")
         part.unlink(missing_ok=True)
@@ -150,11 +158,16 @@ def _digest(path: str) -> dict[str, Any]:
     return {"sha256": digest.hexdigest(), "lines": None if path.endswith(".gz") else lines}
 
 
-def _key(corpora: Sequence[Corpus], digests: dict[str, dict[str, Any]], codecs: Codecs, max_length: int) -> str:
+def _key(
+    corpora: Sequence[Corpus], digests: dict[str, dict[str, Any]], codecs: Codecs, max_length: int
+) -> str:
     """Of everything that decides what the files hold. How often a corpus is passed does not."""
     parts = [
         (
-            [(digests[path].get("sha256"), "".join(Path(path).suffixes)) for path in _paths(corpus)],
+            [
+                (digests[path].get("sha256"), "".join(Path(path).suffixes))
+                for path in _paths(corpus)
+            ],
             list(corpus.columns) if isinstance(corpus, TSV) else None,
         )
         for corpus in corpora
@@ -192,11 +205,22 @@ def _make_sense(arrays: dict[str, np.ndarray], codecs: Codecs, corpora: int) -> 
     for name, starts in arrays.items():
         if name.endswith(".starts"):
             values = arrays[name.removesuffix("starts") + "values"]
-            if starts[0] != 0 or starts[-1] != len(values) or starts.min() < 0 or starts.max() > len(values):
+            if (
+                starts[0] != 0
+                or starts[-1] != len(values)
+                or starts.min() < 0
+                or starts.max() > len(values)
+            ):
                 return False
-            if len(starts) != sum(pairs.tolist()) + 1 or len(starts) < 2 or np.diff(starts).min() < 1:
+            if (
+                len(starts) != sum(pairs.tolist()) + 1
+                or len(starts) < 2
+                or np.diff(starts).min() < 1
+            ):
                 return False
-    return all(arrays[f"{name}.values"].max() < len(codec.vocabulary) for name, codec in zip(SIDES, codecs))
+    return all(
+        arrays[f"{name}.values"].max() < len(codec.vocabulary) for name, codec in zip(SIDES, codecs)
+    )
 
 
 def _checksum(array: np.ndarray) -> int:
@@ -208,7 +232,9 @@ def _checksum(array: np.ndarray) -> int:
 
 def _regular(path: Path) -> BinaryIO:
     """Open for reading what is a file, and no link or pipe. Raises OSError."""
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
+    file = open(
+        path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    )
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "not a file", str(path))
@@ -226,7 +252,11 @@ def _read(path: Path) -> bytes:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process builds here. One that dies holds nothing."""
-    with open(folder / "lock", "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
+    with open(
+        folder / "lock",
+        "ab",
+        opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666),
+    ) as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         yield
 
@@ -247,25 +277,40 @@ def _build(
     try:
         aside.mkdir()
         with ExitStack() as stack:
-            files = {name: stack.enter_context(_File(aside / name, form)) for name, form in _forms(codecs).items()}
+            files = {
+                name: stack.enter_context(_File(aside / name, form))
+                for name, form in _forms(codecs).items()
+            }
             for name, file in files.items():
                 if name.endswith(".starts"):
                     file.write([0])
             lines = [digests[_paths(corpus)[0]].get("lines") for corpus in corpora]
             total = sum(lines) if all(isinstance(number, int) for number in lines) else None
             bar = stack.enter_context(
-                tqdm(desc="encoding", total=total, unit=" pairs", leave=False, disable=not sys.stderr.isatty())
+                tqdm(
+                    desc="encoding",
+                    total=total,
+                    unit=" pairs",
+                    leave=False,
+                    disable=not sys.stderr.isatty(),
+                )
             )
             size = sum(digests[path]["stamp"][0] for corpus in corpora for path in _paths(corpus))
-            encode = stack.enter_context(_encoder(codecs, max_length, _workers() if size > LARGE else 1))
+            encode = stack.enter_context(
+                _encoder(codecs, max_length, _workers() if size > LARGE else 1)
+            )
             for corpus in corpora:
                 _add(corpus, encode, files, max_length, bar)
-        written = {name: {"bytes": file.bytes, "crc32": file.checksum} for name, file in files.items()}
+        written = {
+            name: {"bytes": file.bytes, "crc32": file.checksum} for name, file in files.items()
+        }
         manifest = json.dumps({"key": key, "files": written}, indent=1)
         (aside / "manifest.json").write_text(manifest, encoding="utf-8")
         for path, digest in digests.items():
             if _stamp(path) != digest["stamp"]:
-                raise UserError(f"{path} was changed while it was read. Run the same command again.")
+                raise UserError(
+                    f"{path} was changed while it was read. Run the same command again."
+                )
         _remove(folder)
         os.rename(aside, folder)
     finally:
@@ -333,8 +378,14 @@ def _encode(pairs: list[Pair], codecs: Codecs, max_length: int) -> Encoded:
     for side, (name, codec) in enumerate(zip(SIDES, codecs)):
         rows[name] = _flat([sides[side][number] for number in kept], np.uint32)
         if codec.tokenizer.samples:
-            rows[f"{name}.text"] = _flat([pairs[number][side].encode() for number in kept], np.uint8)
-    return len(pairs), rows, [pairs[number].place for number, length in enumerate(lengths) if length > max_length]
+            rows[f"{name}.text"] = _flat(
+                [pairs[number][side].encode() for number in kept], np.uint8
+            )
+    return (
+        len(pairs),
+        rows,
+        [pairs[number].place for number, length in enumerate(lengths) if length > max_length],
+    )
 
 
 def _flat(sequences: list[Sequence[int]], form: type) -> tuple[np.ndarray, np.ndarray]:
@@ -344,7 +395,9 @@ def _flat(sequences: list[Sequence[int]], form: type) -> tuple[np.ndarray, np.nd
 
 def _workers() -> int:
     """Processes for encoding: on one or two cores no more than this one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return 1 if cores <= 2 else min(cores, MOST_WORKERS)
 
 
@@ -360,7 +413,12 @@ def _encoder(codecs: Codecs, max_length: int, workers: int) -> Iterator[Any]:
     spawn = multiprocessing.get_context("spawn")  # a fork of a process that has threads may hang
     folder = TemporaryDirectory()
     save(Path(folder.name), *codecs)
-    settings = folder.name, [codec.tokenizer.config for codec in codecs], codecs[0] is codecs[1], max_length
+    settings = (
+        folder.name,
+        [codec.tokenizer.config for codec in codecs],
+        codecs[0] is codecs[1],
+        max_length,
+    )
     pool = ProcessPoolExecutor(workers, spawn, _start_worker, settings)
 
     def encode(chunks: Iterable[list[Pair]]) -> Iterator[Encoded]:

@@ -15,7 +15,9 @@ from ..text.corpus import count_lines, read_pairs
 
 log = logging.getLogger("mtcli")
 
-UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")  # no spaces
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]"
+)  # no spaces
 
 # For corpora of up to so many target tokens. Small corpora want few subwords, small models, strong dropout and small
 # batches; large ones the opposite. docs/experiments.md has what was measured: the first four rows, for Transformers.
@@ -25,14 +27,21 @@ SIZES: list[tuple[float, dict[str, Any]]] = [
     (750_000, {"vocabulary": 4000, "hidden": 128, "layers": 4, "dropout": 0.25, "batch": 2000}),
     (3_000_000, {"vocabulary": 8000, "hidden": 128, "layers": 4, "dropout": 0.15, "batch": 4000}),
     (15_000_000, {"vocabulary": 8000, "hidden": 256, "layers": 4, "dropout": 0.1, "batch": 4000}),
-    (float("inf"), {"vocabulary": 16000, "hidden": 512, "layers": 6, "dropout": 0.1, "batch": 16000}),
+    (
+        float("inf"),
+        {"vocabulary": 16000, "hidden": 512, "layers": 6, "dropout": 0.1, "batch": 16000},
+    ),
 ]
-SMALL = 250_000  # target tokens, up to which what overfits by its loss translates better all the same
+SMALL = (
+    250_000  # target tokens, up to which what overfits by its loss translates better all the same
+)
 TRAINED_TOKENS = 16_000_000  # what an hour on two cores is enough for, at 128 units
 FEWEST_EPOCHS, MOST_EPOCHS = 8, 60
 VALIDATIONS = 50  # in a training, but none less than 100 updates after another
 RECURRENT = 2  # times as many units as a Transformer, which has more layers, and in each more weights for a unit
-SAMPLE_PAIRS = 10_000  # that decide whether the two sides are written alike, and how long sentences are
+SAMPLE_PAIRS = (
+    10_000  # that decide whether the two sides are written alike, and how long sentences are
+)
 
 
 def fit(config: Config, origin: Config | None = None) -> Config:
@@ -46,12 +55,19 @@ def fit(config: Config, origin: Config | None = None) -> Config:
     """
     if origin is not None:
         config = _like(origin, config)
-    tokens = sum(part.weight * _count(part) * _target_length(part, config.tokenizers[1]) for part in config.data.train)
+    tokens = sum(
+        part.weight * _count(part) * _target_length(part, config.tokenizers[1])
+        for part in config.data.train
+    )
     size = next(values for limit, values in SIZES if tokens <= limit)
     chosen: dict[str, dict[str, Any]] = {"tokenizer": {}, "model": {}, "training": {}}
 
     def choose(section: str, **values: Any) -> None:
-        given = getattr(config, section).model_fields_set if section in config.model_fields_set else set()
+        given = (
+            getattr(config, section).model_fields_set
+            if section in config.model_fields_set
+            else set()
+        )
         chosen[section].update({key: value for key, value in values.items() if key not in given})
 
     if "tokenizer" not in config.model_fields_set:
@@ -77,16 +93,30 @@ def fit(config: Config, origin: Config | None = None) -> Config:
         choose("training", batch_tokens=size["batch"])
     if not training.has_end:
         epochs = min(max(TRAINED_TOKENS / tokens, FEWEST_EPOCHS), MOST_EPOCHS)
-        updates = epochs * tokens / (training.batch_tokens if "batch_tokens" in training.model_fields_set else size["batch"])
+        updates = (
+            epochs
+            * tokens
+            / (
+                training.batch_tokens
+                if "batch_tokens" in training.model_fields_set
+                else size["batch"]
+            )
+        )
         choose("training", max_epochs=round(epochs), patience=10)
         choose("training", validate_every=max(100, round(updates / VALIDATIONS / 50) * 50))
     if tokens <= SMALL and "chrf" in training.validation_metrics:
         choose("training", best_by="chrf")
     for section in ("model", "training"):
         config = _with(config, section, chosen[section])
-    told = [f"{section}.{key} = {_shown(value)}" for section, values in chosen.items() for key, value in values.items()]
+    told = [
+        f"{section}.{key} = {_shown(value)}"
+        for section, values in chosen.items()
+        for key, value in values.items()
+    ]
     if told:
-        log.info(f"left open in the config, chosen for about {tokens:,.0f} target tokens: {', '.join(told)}")
+        log.info(
+            f"left open in the config, chosen for about {tokens:,.0f} target tokens: {', '.join(told)}"
+        )
     return config
 
 
@@ -97,11 +127,16 @@ def _like(origin: Config, config: Config) -> Config:
         if section not in config.model_fields_set:
             config = config.model_copy(update={section: theirs})
         elif type(given) is type(theirs):
-            config = _with(config, section, {**theirs.model_dump(mode="json"), **given.model_dump(exclude_unset=True)})
+            config = _with(
+                config,
+                section,
+                {**theirs.model_dump(mode="json"), **given.model_dump(exclude_unset=True)},
+            )
     other = [
         change
         for change in configs.changes(origin, config)
-        if change.startswith(("tokenizer.", "model.")) and not change.split(":")[0].endswith("dropout")
+        if change.startswith(("tokenizer.", "model."))
+        and not change.split(":")[0].endswith("dropout")
     ]
     if other:
         raise UserError(
@@ -128,7 +163,9 @@ def _count(part: configs.TSV | Plain) -> int:
 
 def _target_length(part: configs.TSV | Plain, tokenizer: Characters | Words | Subwords) -> float:
     """Target tokens of a pair, EOS included, on average: counted in a sample, of subwords as they come out in general."""
-    sample = [pair.target for pair in islice(read_pairs(part, skip_blank=True, warn=False), SAMPLE_PAIRS)]
+    sample = [
+        pair.target for pair in islice(read_pairs(part, skip_blank=True, warn=False), SAMPLE_PAIRS)
+    ]
     total = len(sample)
     for text in sample:
         if isinstance(tokenizer, Characters):

@@ -33,7 +33,10 @@ def first_not_finite(module: nn.Module, compute: Callable[[], Any]) -> str | Non
 
         return hook
 
-    handles = [each.register_forward_hook(look(name, type(each).__name__)) for name, each in module.named_modules()]
+    handles = [
+        each.register_forward_hook(look(name, type(each).__name__))
+        for name, each in module.named_modules()
+    ]
     try:
         with torch.no_grad():
             compute()
@@ -57,7 +60,10 @@ def pairs(batch: Batch, codecs: Sequence[Codec]) -> str:
     """How many pairs a batch holds, and the text of the first few, one a line."""
     sides = ((batch.source, batch.source_mask), (batch.target_out, batch.target_mask))
     texts = [
-        [codec.decode(ids[mask].tolist())[:SHOWN_CHARACTERS] for ids, mask in zip(side[:SHOWN], real[:SHOWN])]
+        [
+            codec.decode(ids[mask].tolist())[:SHOWN_CHARACTERS]
+            for ids, mask in zip(side[:SHOWN], real[:SHOWN])
+        ]
         for codec, (side, real) in zip(codecs, sides)
     ]
     lines = [f"  {source}  |||  {target}" for source, target in zip(*texts)]

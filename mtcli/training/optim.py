@@ -23,10 +23,17 @@ def _adam(model: nn.Module, config: c.Adam) -> list[torch.optim.Optimizer]:
 def _adamw(model: nn.Module, config: c.AdamW) -> list[torch.optim.Optimizer]:
     """Weight decay on matrices only: norms and biases have nothing to gain from being small."""
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {
+            "params": [p for p in model.parameters() if p.ndim >= 2],
+            "weight_decay": config.weight_decay,
+        },
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    options: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": config.epsilon}
+    options: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": config.betas,
+        "eps": config.epsilon,
+    }
     return [torch.optim.AdamW(groups, **options, fused=_can_fuse(model.parameters()))]
 
 
@@ -37,7 +44,9 @@ class Muon(torch.optim.Optimizer):
     columns) (Liu et al. 2025, eq. 4). ``parameters`` are matrices.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float):
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float
+    ):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -62,7 +71,9 @@ class Muon(torch.optim.Optimizer):
             for shape, members in alike.items():
                 together = orthogonalize(torch.stack([updates[index] for index in members]))
                 together = together.mul_(-group["lr"] * 0.2 * math.sqrt(max(shape)))
-                torch._foreach_add_([parameters[index] for index in members], list(together.unbind(0)))
+                torch._foreach_add_(
+                    [parameters[index] for index in members], list(together.unbind(0))
+                )
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
@@ -93,7 +104,11 @@ def _muon(model: nn.Module, config: c.Muon) -> list[torch.optim.Optimizer]:
 
 def _adam_over(parameters: list[nn.Parameter], config: c.Adam | c.Muon) -> torch.optim.Adam:
     return torch.optim.Adam(
-        parameters, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=_can_fuse(parameters)
+        parameters,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.epsilon,
+        fused=_can_fuse(parameters),
     )
 
 
@@ -139,7 +154,9 @@ class Schedule:
 
     def factor(self, update: int, progress: float) -> float:
         warmup = self.config.warmup_updates
-        return min(1.0, (update + 1) / warmup if warmup else 1.0) * self.after_warmup(update, progress)
+        return min(1.0, (update + 1) / warmup if warmup else 1.0) * self.after_warmup(
+            update, progress
+        )
 
     def after_warmup(self, update: int, progress: float) -> float:
         raise NotImplementedError
@@ -180,7 +197,10 @@ class CosineSchedule(Schedule):
     ends = True
 
     def after_warmup(self, update: int, progress: float) -> float:
-        return self.config.final_fraction + (1 - self.config.final_fraction) * (1 + math.cos(math.pi * progress)) / 2
+        return (
+            self.config.final_fraction
+            + (1 - self.config.final_fraction) * (1 + math.cos(math.pi * progress)) / 2
+        )
 
 
 class PlateauSchedule(Schedule):

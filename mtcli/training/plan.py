@@ -18,11 +18,17 @@ class ParallelData:
     """Sentence pairs as ids; with subword sampling also as text, to be segmented anew at every use."""
 
     def __init__(
-        self, source: Sequences, target: Sequences, codecs: tuple[Codec, Codec], texts: list[Sequences | None]
+        self,
+        source: Sequences,
+        target: Sequences,
+        codecs: tuple[Codec, Codec],
+        texts: list[Sequences | None],
     ):
         self.source, self.target = source, target
         self.codecs = codecs
-        self.texts = texts  # per side: UTF-8 bytes, or None where the segmentation is always the same
+        self.texts = (
+            texts  # per side: UTF-8 bytes, or None where the segmentation is always the same
+        )
         self.source_lengths, self.target_lengths = source.lengths, target.lengths
 
     def __len__(self) -> int:
@@ -30,7 +36,11 @@ class ParallelData:
 
     @classmethod
     def build(
-        cls, corpora: Sequence[TSV | Plain], codecs: tuple[Codec, Codec], max_length: int, folder: Path
+        cls,
+        corpora: Sequence[TSV | Plain],
+        codecs: tuple[Codec, Codec],
+        max_length: int,
+        folder: Path,
     ) -> ParallelData:
         """The pairs of all corpora, each as often as its weight says; ids are kept in files in ``folder``.
 
@@ -40,8 +50,13 @@ class ParallelData:
         rows = None
         if any(corpus.weight > 1 for corpus in corpora):
             ends = np.cumsum(arrays["pairs"])
-            parts = [np.arange(end - count, end, dtype=np.int32) for end, count in zip(ends, arrays["pairs"])]
-            rows = np.concatenate([part for part, corpus in zip(parts, corpora) for _ in range(corpus.weight)])
+            parts = [
+                np.arange(end - count, end, dtype=np.int32)
+                for end, count in zip(ends, arrays["pairs"])
+            ]
+            rows = np.concatenate(
+                [part for part, corpus in zip(parts, corpora) for _ in range(corpus.weight)]
+            )
 
         def sequences(name: str) -> Sequences | None:
             if f"{name}.values" not in arrays:
@@ -68,11 +83,18 @@ class ParallelData:
         if not sample or texts is None:
             return (self.source, self.target)[side].take(rows)
         codec = self.codecs[side]
-        return Sequences.of(codec.encode(texts[row].tobytes().decode(errors="replace"), sample=True) for row in rows)
+        return Sequences.of(
+            codec.encode(texts[row].tobytes().decode(errors="replace"), sample=True) for row in rows
+        )
 
 
 def plan_epoch(
-    source_lengths: np.ndarray, target_lengths: np.ndarray, size: int, by: str, seed: int, epoch: int
+    source_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    size: int,
+    by: str,
+    seed: int,
+    epoch: int,
 ) -> list[np.ndarray]:
     """The updates of one epoch: for each, the rows of its pairs, shortest targets first.
 
@@ -103,7 +125,9 @@ def cut(
     """
     micro_batches = []
     while len(rows):
-        longest = sum(np.maximum.accumulate(lengths[rows]) for lengths in (source_lengths, target_lengths))
+        longest = sum(
+            np.maximum.accumulate(lengths[rows]) for lengths in (source_lengths, target_lengths)
+        )
         fitting = np.count_nonzero(np.arange(1, len(rows) + 1) * longest <= padded_tokens)
         micro_batches.append(rows[: max(1, fitting)])
         rows = rows[max(1, fitting) :]

@@ -42,9 +42,17 @@ from .state import Progress, Tally
 
 log = logging.getLogger("mtcli")
 
-COOLING = 0.1  # of the updates done when patience runs out: in so many more the schedule comes to its end
-PACE = 5, 20  # updates, counted from the start of the process, between which the pace of training is taken
-CONFER_EVERY = {"cpu": 1, "cuda": 10}  # updates after which several processes ask each other whether to stop or save
+COOLING = (
+    0.1  # of the updates done when patience runs out: in so many more the schedule comes to its end
+)
+PACE = (
+    5,
+    20,
+)  # updates, counted from the start of the process, between which the pace of training is taken
+CONFER_EVERY = {
+    "cpu": 1,
+    "cuda": 10,
+}  # updates after which several processes ask each other whether to stop or save
 
 
 class TrainStep(nn.Module):
@@ -56,7 +64,9 @@ class TrainStep(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed smoothed loss and summed negative log-likelihood over the real target tokens only."""
-        states = self.model(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]  # (N, H)
+        states = self.model(batch.source, batch.source_mask, batch.target_in)[
+            batch.target_mask
+        ]  # (N, H)
         targets = batch.target_out[batch.target_mask]
         weight, bias = self.model.projection.weight, self.model.projection.bias
         return cross_entropy(states, weight, bias, targets, self.label_smoothing)
@@ -88,9 +98,15 @@ class Trainer:
         config = self.config = run.config
         self.run, self.device, self.settings = run, device, config.training
         self.signals = signals or Signals()
-        self.is_main, self.rank, self.world_size = distributed.is_main(), distributed.rank(), distributed.world_size()
+        self.is_main, self.rank, self.world_size = (
+            distributed.is_main(),
+            distributed.rank(),
+            distributed.world_size(),
+        )
         if self.settings.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's matrix library starts
+            os.environ.setdefault(
+                "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+            )  # read when CUDA's matrix library starts
             torch.use_deterministic_algorithms(True)
         with distributed.main_first():
             self.codecs = prepare(config, run)
@@ -102,7 +118,9 @@ class Trainer:
         torch.manual_seed(self.settings.seed)
         model = self.model = build_model(config.model, *sizes).to(device)
         if self.saved is None and config.init_from is not None:
-            start = Run.open(config.init_from).load_checkpoint("best", training=False, model=self.form)
+            start = Run.open(config.init_from).load_checkpoint(
+                "best", training=False, model=self.form
+            )
             load_into(model, start.model)
             log.info(f"starting from {config.init_from} after {start.update:,} updates")
         self.step = self.train_step = TrainStep(model, self.settings.label_smoothing)
@@ -112,14 +130,20 @@ class Trainer:
         self.schedule = optim.build_schedule(self.settings.schedule)
         self.autocast, dtype = devices.autocast(device, self.settings.precision)
         # Losses are summed, not averaged, so half precision starts from a small scale.
-        self.scaler = torch.amp.GradScaler(device.type, init_scale=16.0, enabled=dtype is torch.float16)
+        self.scaler = torch.amp.GradScaler(
+            device.type, init_scale=16.0, enabled=dtype is torch.float16
+        )
         # Whether each update's norm is looked at before it is used. On a GPU that would wait for it every time.
-        self.watches = not self.scaler.is_enabled() and (device.type == "cpu" or self.settings.non_finite == "skip")
+        self.watches = not self.scaler.is_enabled() and (
+            device.type == "cpu" or self.settings.non_finite == "skip"
+        )
         self.translator = Translator(ModelEngine(model, device, self.autocast), self.codecs, config)
         self.progress, self.tally = Progress(), Tally(device)
         self.board = None
         self.own_updates = 0  # of this process
-        self.paced: tuple[float, float] | None = None  # the clock and the share done, when the pace began to be taken
+        self.paced: tuple[float, float] | None = (
+            None  # the clock and the share done, when the pace began to be taken
+        )
         self.stop = 0  # the signal upon which all processes agreed to stop
         self.save_due = False
 
@@ -127,15 +151,24 @@ class Trainer:
 
     def _read_data(self) -> None:
         config = self.config
-        self.data = ParallelData.build(config.data.train, self.codecs, config.data.max_length, self.run.path / "cache")
+        self.data = ParallelData.build(
+            config.data.train, self.codecs, config.data.max_length, self.run.path / "cache"
+        )
         sources, references = corpus.read_evaluation(config.data.validation)
         if not sources:
-            raise UserError(f"{configs.name_of(config.data.validation)} is empty; validation needs at least one pair.")
+            raise UserError(
+                f"{configs.name_of(config.data.validation)} is empty; validation needs at least one pair."
+            )
         self.sources, self.references = sources, references
         lengths = self.data.source_lengths, self.data.target_lengths
-        by, self.batch_size = ("sentences", self.settings.batch_sentences) if self.settings.batch_sentences else (
-            "tokens", self.settings.batch_tokens)
-        self.plan = lru_cache(1)(lambda epoch: plan_epoch(*lengths, self.batch_size, by, self.settings.seed, epoch))
+        by, self.batch_size = (
+            ("sentences", self.settings.batch_sentences)
+            if self.settings.batch_sentences
+            else ("tokens", self.settings.batch_tokens)
+        )
+        self.plan = lru_cache(1)(
+            lambda epoch: plan_epoch(*lengths, self.batch_size, by, self.settings.seed, epoch)
+        )
         first = self.plan(0)
         self.updates_per_epoch = len(first)
         limit = self.settings.micro_batch_tokens or (None if self.device.type == "cpu" else 16_384)
@@ -168,7 +201,9 @@ class Trainer:
         try:
             self._train()
         finally:
-            self.step = self.train_step  # DistributedDataParallel would hold the process group, which is to end
+            self.step = (
+                self.train_step
+            )  # DistributedDataParallel would hold the process group, which is to end
 
     def _train(self) -> None:
         with self.signals, self.signals.held():
@@ -186,7 +221,9 @@ class Trainer:
                     rows_of_updates = self.plan(self.progress.epoch)
                     while self.progress.index < len(rows_of_updates) and not self.finished():
                         self._update(rows_of_updates[self.progress.index])
-                        self._after_update(last_of_epoch=self.progress.index == len(rows_of_updates))
+                        self._after_update(
+                            last_of_epoch=self.progress.index == len(rows_of_updates)
+                        )
                     if self.progress.index == len(rows_of_updates):
                         self.progress.epoch, self.progress.index = self.progress.epoch + 1, 0
 
@@ -194,7 +231,9 @@ class Trainer:
         """One optimizer step on the pairs of ``rows``, by way of micro-batches whose gradients are summed."""
         started = time.perf_counter()
         progress = self.progress
-        optim.set_learning_rate(self.optimizers, self.schedule.factor(progress.update, self.share_done()))
+        optim.set_learning_rate(
+            self.optimizers, self.schedule.factor(progress.update, self.share_done())
+        )
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         batches = list(self._micro_batches(rows, progress.update))
@@ -204,7 +243,9 @@ class Trainer:
             tokens = int(distributed.all_reduce_sum(own))
         losses = []
         for number, (seed, weight, batch) in enumerate(batches, 1):
-            alone = self.world_size == 1 or number == len(batches)  # else the gradients wait for the last one's
+            alone = self.world_size == 1 or number == len(
+                batches
+            )  # else the gradients wait for the last one's
             with nullcontext() if alone else self.step.no_sync(), self._guarded(batch):
                 torch.manual_seed(seed)
                 with self.autocast():
@@ -216,7 +257,9 @@ class Trainer:
         norm = self._finish_gradients(tokens)
         finite = norm.isfinite()
         if not self.watches or finite:
-            with self._guarded(batch, continuable=False):  # optimizers take memory at their first step
+            with self._guarded(
+                batch, continuable=False
+            ):  # optimizers take memory at their first step
                 for optimizer in self.optimizers:
                     self.scaler.step(optimizer)
                 self.scaler.update()
@@ -232,7 +275,9 @@ class Trainer:
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        each = tokens / self.world_size  # DistributedDataParallel makes means over the processes of what are sums
+        each = (
+            tokens / self.world_size
+        )  # DistributedDataParallel makes means over the processes of what are sums
         norm = torch.nn.utils.get_total_norm(gradients) / each
         scale = torch.full_like(norm, 1 / each)
         if self.settings.max_gradient_norm is not None:
@@ -250,11 +295,15 @@ class Trainer:
         if settings.max_updates:
             shares.append(progress.update / settings.max_updates)
         if settings.max_epochs:
-            shares.append(progress.update / max(1, round(settings.max_epochs * self.updates_per_epoch)))
+            shares.append(
+                progress.update / max(1, round(settings.max_epochs * self.updates_per_epoch))
+            )
         if settings.max_minutes:
             shares.append(progress.seconds / 60 / settings.max_minutes)
         if progress.cooling_from:
-            rest = (progress.update - progress.cooling_from) / max(1, round(progress.cooling_from * COOLING))
+            rest = (progress.update - progress.cooling_from) / max(
+                1, round(progress.cooling_from * COOLING)
+            )
             shares.append(progress.cooling_share + (1 - progress.cooling_share) * rest)
         return min(1.0, max(shares))
 
@@ -275,7 +324,9 @@ class Trainer:
         if progress.update % settings.log_every == 0 or at_end:
             self._log_training()
         every = settings.validate_every
-        progress.due = (last_of_epoch if every == "epoch" else progress.update % every == 0) or at_end
+        progress.due = (
+            last_of_epoch if every == "epoch" else progress.update % every == 0
+        ) or at_end
         if progress.due or self.stop or self.save_due:
             self._validate_or_save()
 
@@ -296,7 +347,11 @@ class Trainer:
 
     def _confer(self) -> None:
         """All processes learn of each other's signals, and of the main one's clock."""
-        every = 1 if self.world_size == 1 or self.settings.max_minutes else CONFER_EVERY[self.device.type]
+        every = (
+            1
+            if self.world_size == 1 or self.settings.max_minutes
+            else CONFER_EVERY[self.device.type]
+        )
         if self.progress.update % every:
             return
         minutes = (time.perf_counter() - self.saved_at) / 60
@@ -335,7 +390,11 @@ class Trainer:
         value = values[settings.best_by]
         better = math.isfinite(value) and (
             progress.best is None
-            or (value < progress.best if settings.best_by in evaluation.LOWER_IS_BETTER else value > progress.best)
+            or (
+                value < progress.best
+                if settings.best_by in evaluation.LOWER_IS_BETTER
+                else value > progress.best
+            )
         )
         if better:
             progress.best, progress.best_update, progress.waited = value, progress.update, 0
@@ -344,7 +403,9 @@ class Trainer:
         progress.due = False
         if self.out_of_patience() and self.schedule.ends and not progress.cooling_from:
             progress.cooling_share, progress.cooling_from = self.share_done(), progress.update
-            log.info(f"no new best in {progress.waited} validations: the learning rate now falls to its end")
+            log.info(
+                f"no new best in {progress.waited} validations: the learning rate now falls to its end"
+            )
         self.schedule.validated(better)
         progress.seconds += seconds
         self.log_started += seconds
@@ -362,13 +423,20 @@ class Trainer:
             "validation": values,
             "best": better,
             "examples": examples,
-            "clock": {"seconds": round(progress.seconds, 2), "validation_seconds": round(seconds, 2)},
+            "clock": {
+                "seconds": round(progress.seconds, 2),
+                "validation_seconds": round(seconds, 2),
+            },
         }
         self._log(entry)
         shown = "  ".join(f"{name} {number:.4g}" for name, number in values.items())
-        self.bar.write(f"update {progress.update:,}  validation  {shown}" + ("  best so far" if better else ""))
+        self.bar.write(
+            f"update {progress.update:,}  validation  {shown}" + ("  best so far" if better else "")
+        )
         for example in examples:
-            self.bar.write("".join(f"    {name:<10} {text}\n" for name, text in example.items()).rstrip("\n"))
+            self.bar.write(
+                "".join(f"    {name:<10} {text}\n" for name, text in example.items()).rstrip("\n")
+            )
 
     def _answers(self) -> evaluation.Answers | None:
         """What the model makes of the validation data; every process does its share, and all get the whole.
@@ -377,7 +445,11 @@ class Trainer:
         """
         settings, rank, world_size = self.settings, self.rank, self.world_size
         decoding = self.translator.decoding(beam_size=settings.validation_beam_size, sampling=None)
-        wanted = len(self.sources) if settings.validation_metrics else min(settings.examples, len(self.sources))
+        wanted = (
+            len(self.sources)
+            if settings.validation_metrics
+            else min(settings.examples, len(self.sources))
+        )
         sources, references = self.sources[rank::world_size], self.references[rank::world_size]
         limit = len(range(rank, wanted, world_size))
         asked, own = 0, None
@@ -390,7 +462,9 @@ class Trainer:
         self.stop = max(asked for asked, _ in told)
         if self.stop:
             return None
-        return evaluation.Answers(**{name: _interleaved([part[name] for _, part in told]) for name in told[0][1]})
+        return evaluation.Answers(
+            **{name: _interleaved([part[name] for _, part in told]) for name in told[0][1]}
+        )
 
     # ----------------------------------------------------------------------------------------------- saving, resuming
 
@@ -398,7 +472,9 @@ class Trainer:
         """Save where training stands. Raises UserError where that is spoilt or cannot be written."""
         self._check_finite()
         if not diagnosis.is_finite(self.model):
-            raise UserError(f"Update {self.progress.update}: weights of the model are not finite; they were not saved.")
+            raise UserError(
+                f"Update {self.progress.update}: weights of the model are not finite; they were not saved."
+            )
         self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
@@ -410,7 +486,9 @@ class Trainer:
         if self.is_main:
             progress.log_size = self.run.log_size()
             tensors = _optimizer_tensors(self.model, self.optimizers)
-            self.run.save_checkpoint(progress.update, to_tensors(self.model), tensors, asdict(progress))
+            self.run.save_checkpoint(
+                progress.update, to_tensors(self.model), tensors, asdict(progress)
+            )
             if progress.best_update == progress.update:
                 self._tell_best()
             self.run.prune(self.settings.keep_checkpoints)
@@ -419,7 +497,13 @@ class Trainer:
     def _tell_best(self) -> None:
         progress = self.progress
         if progress.best is not None:
-            self.run.set_best({"update": progress.best_update, "metric": self.settings.best_by, "value": progress.best})
+            self.run.set_best(
+                {
+                    "update": progress.best_update,
+                    "metric": self.settings.best_by,
+                    "value": progress.best,
+                }
+            )
 
     def _newest_checkpoint(self) -> Checkpoint | None:
         """The newest whole one, the same on all processes, held against the model's form before it is read."""
@@ -439,7 +523,9 @@ class Trainer:
                 self.run.truncate_log(0)
             return
         tally = [self.tally.sums.tolist()]
-        form = Progress(tally=tally, schedule=self.schedule.state(), scaler=self.scaler.state_dict())
+        form = Progress(
+            tally=tally, schedule=self.schedule.state(), scaler=self.scaler.state_dict()
+        )
         progress = self.progress = Progress.of(saved, form)
         if progress.index > len(self.plan(progress.epoch)):
             raise UserError(
@@ -448,7 +534,11 @@ class Trainer:
             )
         load_into(self.model, saved.model)
         if saved.tensors:  # none before the first step
-            check_forms(self._optimizer_form(), saved.tensors, f"What the optimizers kept at update {saved.update}")
+            check_forms(
+                self._optimizer_form(),
+                saved.tensors,
+                f"What the optimizers kept at update {saved.update}",
+            )
             self._load_optimizer_tensors(saved.tensors)
         tallies = progress.tally
         if len(tallies) != self.world_size:  # saved by another number of processes
@@ -474,7 +564,12 @@ class Trainer:
 
     def _load_optimizer_tensors(self, tensors: dict[str, Tensor]) -> None:
         parameters = dict(self.model.named_parameters())
-        owners = {id(p): (o, group) for o in self.optimizers for group in o.param_groups for p in group["params"]}
+        owners = {
+            id(p): (o, group)
+            for o in self.optimizers
+            for group in o.param_groups
+            for p in group["params"]
+        }
         for name, tensor in tensors.items():
             parameter_name, key = name.rsplit("/", 1)
             parameter = parameters[parameter_name]
@@ -493,7 +588,9 @@ class Trainer:
         """
         try:
             with distributed.contact() if self.world_size > 1 else nullcontext():
-                with diagnosis.memory(self.progress.update + 1, batch, self.settings.micro_batch_tokens):
+                with diagnosis.memory(
+                    self.progress.update + 1, batch, self.settings.micro_batch_tokens
+                ):
                     yield
         except diagnosis.OutOfMemory:
             if continuable and self.world_size == 1 and self.progress.update:
@@ -515,8 +612,13 @@ class Trainer:
         if diagnosis.is_finite(self.model):
             if progress.update:
                 self._write_checkpoint()
-        elif not self.watches and self.run.checkpoints():  # the weights of before are the best there is to look at
-            load_into(self.model, self.run.load_checkpoint("newest", training=False, model=self.form).model)
+        elif (
+            not self.watches and self.run.checkpoints()
+        ):  # the weights of before are the best there is to look at
+            load_into(
+                self.model,
+                self.run.load_checkpoint("newest", training=False, model=self.form).model,
+            )
         offset = progress.index - (progress.update - update)
         rows = self.plan(progress.epoch if offset >= 0 else progress.epoch - 1)[offset]
         reports = distributed.gather_json(self._where_not_finite(rows, update))
@@ -572,7 +674,10 @@ class Trainer:
                 "gradient_norm": norm / (updates or math.nan),
                 "target_tokens": int(tokens),
                 "skipped": self.tally.updates - int(updates),
-                "clock": {"seconds": round(progress.seconds, 2), "tokens_per_second": round(tokens / seconds)},
+                "clock": {
+                    "seconds": round(progress.seconds, 2),
+                    "tokens_per_second": round(tokens / seconds),
+                },
             }
             self._log(entry)
             self.bar.report(entry, self.share_done())
@@ -581,7 +686,11 @@ class Trainer:
     def _log(self, entry: dict[str, Any]) -> None:
         self.run.append_log(entry)
         if self.board is not None:
-            kind, numbers = ("validation", entry["validation"]) if "validation" in entry else ("training", entry)
+            kind, numbers = (
+                ("validation", entry["validation"])
+                if "validation" in entry
+                else ("training", entry)
+            )
             for name, value in {**numbers, **entry["clock"]}.items():
                 if isinstance(value, (int, float)):
                     self.board.add_scalar(f"{kind}/{name}", value, self.progress.update)
@@ -600,7 +709,9 @@ def _interleaved(parts: list[list]) -> list:
     return whole
 
 
-def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+def _optimizer_tensors(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> dict[str, Tensor]:
     """The state of all optimizers as ``parameter/key`` -> tensor."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
@@ -616,5 +727,7 @@ def _tensorboard(run: Run, update: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError("training.tensorboard needs TensorBoard: pip install 'mtcli[tensorboard]'.") from None
+        raise UserError(
+            "training.tensorboard needs TensorBoard: pip install 'mtcli[tensorboard]'."
+        ) from None
     return SummaryWriter(str(run.inside("tensorboard")), purge_step=update)
