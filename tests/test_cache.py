@@ -345,7 +345,7 @@ def test_a_corpus_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch
 
 BUILDER = """
 import os, signal, sys
-from mtcli import cache
+from mtcli.training import cache
 sys.path.insert(0, {tests!r})
 from test_cache import CHAR, TSV
 from pathlib import Path

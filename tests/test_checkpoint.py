@@ -605,7 +605,7 @@ def test_a_full_disk_is_told_and_loses_nothing(run):
 # A process that trains a little, over and over, each time killed somewhere, and looks at what is left.
 KILLED = """
 import os, random, signal, sys, time
-import mtcli.checkpoint as checkpoint
+import mtcli.run.directory as checkpoint
 from test_checkpoint import contents, whole
 
 run, kills = checkpoint.Run(sys.argv[1]), int(sys.argv[2])

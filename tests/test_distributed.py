@@ -69,7 +69,7 @@ def test_importing_needs_no_torch():
 
 COLLECTIVES = """
 import torch
-from mtcli import distributed as d
+from mtcli.support import distributed as d
 d.init("cpu")
 me = d.rank()
 assert d.world_size() == 2 and d.local_rank() == me and d.is_main() == (me == 0)
@@ -94,7 +94,7 @@ def test_two_processes_agree():
 
 DEATH = """
 import os
-from mtcli import distributed as d
+from mtcli.support import distributed as d
 from mtcli.errors import UserError
 d.init("cpu")
 d.barrier()
