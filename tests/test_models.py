@@ -17,7 +17,7 @@ from torch import Tensor
 from mtcli.config import Config, Recurrent, Transformer
 from mtcli.models import MODELS, build_model
 from mtcli.models.attention import ATTENTIONS
-from mtcli.models.base import Memory, Seq2Seq, State, select_rows
+from mtcli.models.base import Memory, Rows, Seq2Seq, State, named_tensors, with_tensors
 from mtcli.models.gru import CELLS
 from mtcli.models.transformer import POSITIONS
 from mtcli.support.errors import UserError
@@ -104,34 +104,36 @@ def no_gradients(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`decode_step` may write into the State it is given."""
-    return {key: tensor.clone() for key, tensor in tensors.items()}
+def copied(rows: Rows) -> Any:
+    """`decode_step` may write into the State that it is given."""
+    return with_tensors(rows, {key: tensor.clone() for key, tensor in named_tensors(rows).items()})
 
 
 def unroll(
     model: Seq2Seq, memory: Memory, state: State, tokens: Tensor
-) -> tuple[Tensor, Tensor | None, State]:
-    """Step through tokens (R, T) -> logits (R, T, V), attention (R, T, S) or None, the last State."""
-    logits, attentions = [], []
+) -> tuple[Tensor, dict[str, Tensor], State]:
+    """Step through tokens (R, T) -> logits (R, T, V), attention by name (R, A, T, S), the last State."""
+    logits, maps = [], []
     for column in tokens.unbind(1):
-        step, state, attention = model.decode_step(column, state, memory, attention=True)
+        maps.append({})
+        step, state = model.decode_step(column, state, memory, maps[-1])
         logits.append(step)
-        attentions.append(attention)
-    return (
-        torch.stack(logits, 1),
-        None if attentions[0] is None else torch.stack(attentions, 1),
-        state,
-    )
+    room = max(tensor.shape[3] for step in maps for tensor in step.values()) if maps[0] else 0
+
+    def padded(tensor: Tensor) -> Tensor:  # room for what is decoded later
+        return torch.nn.functional.pad(tensor, (0, room - tensor.shape[3]))
+
+    together = {name: torch.cat([padded(step[name]) for step in maps], 2) for name in maps[0]}
+    return torch.stack(logits, 1), together, state
 
 
 def start(
     model: Seq2Seq, source: Tensor, mask: Tensor, hypotheses: int = 1
 ) -> tuple[Memory, State]:
-    """Memory of B sentences and State of K·B hypotheses, side by side."""
+    """Memory of B sentences and State of K·B hypotheses, adjacent."""
     memory = model.encode(source, mask)
     rows = torch.arange(len(source)).repeat_interleave(hypotheses)
-    return memory, model.reorder(model.init_state(memory), rows)
+    return memory, model.init_state(memory).select(rows)
 
 
 def same(a: Tensor, b: Tensor, tolerance: float = 1e-9) -> None:
@@ -204,70 +206,67 @@ def test_a_sentence_does_not_depend_on_its_batch(
 def test_hypotheses_of_a_sentence_do_not_depend_on_its_batch(
     model: Seq2Seq, batch: tuple[Tensor, ...]
 ) -> None:
-    """Three of each, which swap places at every step, for longer than any room for their past is made at once."""
+    """Three of each, which swap places at every step, for longer than a cache grows at once."""
     source, mask, _ = batch
     generator = torch.Generator().manual_seed(4)
-    tokens = torch.randint(VOCABULARY, (12, len(source), 3), generator=generator)
-    moves = torch.randint(3, (12, len(source), 3), generator=generator)
+    tokens = torch.randint(VOCABULARY, (18, len(source), 3), generator=generator)
+    moves = torch.randint(3, (18, len(source), 3), generator=generator)
 
-    def decode(
-        source: Tensor, mask: Tensor, tokens: Tensor, moves: Tensor
-    ) -> list[tuple[Tensor, Tensor | None]]:
+    def decode(source: Tensor, mask: Tensor, tokens: Tensor, moves: Tensor) -> list[Tensor]:
         memory, state = start(model, source, mask, 3)
         steps = []
-        everyone = torch.arange(len(source))
-        for step, (column, move) in enumerate(zip(tokens, moves)):
-            logits, state, attention = model.decode_step(
-                column.flatten(), state, memory, attention=True
-            )
-            rows = (move + 3 * everyone.unsqueeze(1)).flatten()
-            state = model.reorder(state, rows, everyone if step % 2 else None)
-            steps.append((logits, attention))
+        for column, move in zip(tokens, moves):
+            logits, state = model.decode_step(column.flatten(), state, memory)
+            state = state.select((move + 3 * torch.arange(len(source))[:, None]).flatten())
+            steps.append(logits)
         return steps
 
     together = decode(source, mask, tokens, moves)
     for row, length in enumerate(LENGTHS):
         part = slice(row, row + 1)
         alone = decode(source[part, :length], mask[part, :length], tokens[:, part], moves[:, part])
-        for (logits, attention), (expected, expected_attention) in zip(alone, together):
+        for logits, expected in zip(alone, together):
             same(logits, expected[3 * row : 3 * row + 3])
-            if attention is not None:
-                same(attention, expected_attention[3 * row : 3 * row + 3, :length])
 
 
 def test_dimension_0_is_the_row(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
-    """Of a State a row is a hypothesis, but for what the hypotheses of a sentence share."""
+    """Of a Memory a row is a sentence, of a State a hypothesis; what is the same for all is a number."""
     source, mask, target = batch
-    memory, state = start(model, source, mask)
-    assert memory and state
-    assert all(len(tensor) == len(source) for tensor in (*memory.values(), *state.values()))
-    _, state, _ = model.decode_step(
-        target[:, 0].repeat_interleave(3), start(model, source, mask, 3)[1], memory
-    )
-    shared = {name for name in state if name.startswith("past_")}
-    assert all(len(state[name]) == len(source) for name in shared)
-    assert all(
-        len(tensor) == 3 * len(source) for name, tensor in state.items() if name not in shared
-    )
+    memory, state = start(model, source, mask, 3)
+    assert all(len(tensor) == len(source) for tensor in named_tensors(memory).values())
+    assert type(state.position) is int and state.position == 0
+    _, state = model.decode_step(target[:, 0].repeat_interleave(3), state, memory)
+    assert named_tensors(state)
+    assert all(len(tensor) == 3 * len(source) for tensor in named_tensors(state).values())
+    assert type(state.position) is int and state.position == 1
+
+
+def test_named_tensors_make_the_same_rows_again(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    memory, state = start(model, *batch[:2])
+    for rows in (memory, state):
+        other = with_tensors(rows, {key: tensor + 1 for key, tensor in named_tensors(rows).items()})
+        assert type(other) is type(rows)
+        for key, tensor in named_tensors(other).items():
+            assert torch.equal(tensor, named_tensors(rows)[key] + 1)
 
 
 def test_a_shared_memory_gives_what_a_repeated_one_gives(
     model: Seq2Seq, batch: tuple[Tensor, ...]
 ) -> None:
     source, mask, _ = batch
-    tokens = torch.randint(
-        VOCABULARY, (3 * len(source), TARGET), generator=torch.Generator().manual_seed(3)
-    )
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(VOCABULARY, (3 * len(source), TARGET), generator=generator)
     shared, state = start(model, source, mask, 3)
-    repeated = select_rows(shared, torch.arange(len(source)).repeat_interleave(3))
+    repeated = shared.select(torch.arange(len(source)).repeat_interleave(3))
     before = copied(shared)
-    logits, attention, _ = unroll(model, shared, copied(state), tokens)
-    expected, expected_attention, _ = unroll(model, repeated, copied(state), tokens)
+    logits, maps, _ = unroll(model, shared, copied(state), tokens)
+    expected, expected_maps, _ = unroll(model, repeated, copied(state), tokens)
     same(logits, expected)
-    if attention is not None:
-        same(attention, expected_attention)
-    for key, tensor in shared.items():
-        assert torch.equal(tensor, before[key]), f"a step wrote into Memory's {key}"
+    assert maps.keys() == expected_maps.keys()
+    for name in maps:
+        same(maps[name], expected_maps[name])
+    for key, tensor in named_tensors(shared).items():
+        assert torch.equal(tensor, named_tensors(before)[key]), f"a step wrote into Memory's {key}"
 
 
 def test_choosing_hypotheses_commutes_with_stepping(
@@ -279,13 +278,11 @@ def test_choosing_hypotheses_commutes_with_stepping(
     prefix[::2] = (prefix[::2] + 1) % VOCABULARY
     _, _, state = unroll(model, memory, state, prefix)
     rows = torch.tensor([1, 1, 3, 2, 4, 4, 7, 6])  # each within its own sentence
-    logits, stepped, _ = model.decode_step(next_tokens, copied(state), memory)
-    expected, expected_state, _ = model.decode_step(
-        next_tokens[rows], model.reorder(state, rows), memory
-    )
+    logits, stepped = model.decode_step(next_tokens, copied(state), memory)
+    expected, expected_state = model.decode_step(next_tokens[rows], state.select(rows), memory)
     same(logits[rows], expected)
     more = target[:, 4].repeat_interleave(2)
-    logits, _, _ = model.decode_step(more, model.reorder(stepped, rows), memory)
+    logits, _ = model.decode_step(more, stepped.select(rows), memory)
     same(logits, model.decode_step(more, expected_state, memory)[0])
 
 
@@ -296,30 +293,45 @@ def test_dropping_sentences_commutes_with_stepping(
     memory, state = start(model, source, mask, 2)
     _, _, state = unroll(model, memory, state, target.repeat_interleave(2, 0)[:, :3])
     tokens = torch.arange(2 * len(source))
-    logits, _, attention = model.decode_step(tokens, copied(state), memory, attention=True)
+    logits, _ = model.decode_step(tokens, copied(state), memory)
     kept, rows = torch.tensor([3, 1]), torch.tensor([6, 7, 2, 3])
-    state = model.reorder(state, rows, kept)
-    fewer = model.decode_step(tokens[rows], state, select_rows(memory, kept), attention=True)
-    same(fewer[0], logits[rows])
-    if attention is not None:
-        same(fewer[2], attention[rows])
+    fewer, _ = model.decode_step(tokens[rows], state.select(rows), memory.select(kept))
+    same(fewer, logits[rows])
 
 
-def test_attention_is_over_real_tokens(
+def test_attention_is_over_real_tokens_and_the_same_in_steps(
     config: Any, model: Seq2Seq, batch: tuple[Tensor, ...]
 ) -> None:
     source, mask, target = batch
-    memory, state = start(model, source, mask, 2)
-    _, attention, _ = unroll(model, memory, state, target.repeat_interleave(2, 0))
-    _, _, unasked = model.decode_step(target[:, 0], *reversed(start(model, source, mask)))
-    assert unasked is None
+    maps = model.attention_maps(source, mask, target)
+    layers = getattr(config, "decoder_layers", 1) if isinstance(config, Transformer) else 1
     if getattr(config, "attention", None) == "none":
-        assert attention is None
+        assert not maps and model.alignment(source, mask, target) is None
         return
-    assert attention.shape == (2 * len(source), TARGET, source.size(1))
-    same(attention.sum(2), torch.ones(2 * len(source), TARGET, dtype=torch.float64))
-    assert (attention.transpose(1, 2)[~mask.repeat_interleave(2, 0)] == 0).all()
-    assert (attention.transpose(1, 2)[mask.repeat_interleave(2, 0)] > 0).all()
+    cross = [name for name in maps if name.startswith("cross.")]
+    assert cross == [f"cross.{layer}" for layer in range(layers)]
+    for name, weights in maps.items():
+        queries = source.size(1) if name.startswith("encoder") else TARGET
+        assert weights.shape[0] == len(source) and weights.shape[2] == queries
+        same(weights.sum(3), torch.ones(weights.shape[:3], dtype=torch.float64))
+        if not name.startswith("decoder"):
+            to_source = weights.permute(0, 3, 1, 2)  # (B, S, A, T)
+            assert (to_source[~mask] == 0).all() and (to_source[mask] > 0).all()
+    _, stepped, _ = unroll(model, *start(model, source, mask), target)
+    assert stepped.keys() == {name for name in maps if not name.startswith("encoder")}
+    for name, weights in stepped.items():
+        same(weights[..., : maps[name].size(3)], maps[name])
+    same(model.alignment(source, mask, target), maps[cross[-1]].mean(1))
+
+
+def test_a_model_on_the_meta_device_has_the_same_names_and_takes_no_memory(
+    config: Any, model: Seq2Seq
+) -> None:
+    with torch.device("meta"):
+        form = build_model(config, VOCABULARY, VOCABULARY)
+    shapes = {name: parameter.shape for name, parameter in form.named_parameters()}
+    assert all(parameter.is_meta for parameter in form.parameters())
+    assert shapes == {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
 def test_gradients_reach_every_parameter(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
@@ -408,7 +420,7 @@ def test_the_backward_encoder_starts_at_the_last_real_token(batch: tuple[Tensor,
         weights | {f"{key}_reverse": tensor for key, tensor in backward.state_dict().items()}
     )
     for row, length in enumerate(LENGTHS):
-        values = model.encode(source, mask)["values"][row, :length]
+        values = model.encode(source, mask).values[row, :length]
         same(values, both(model.source_embedding(source[row : row + 1, :length]))[0][0])
 
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from mtcli.config import LengthPenalty, Sampling
-from mtcli.decoding.search import search
-from mtcli.models.base import select_rows
+from mtcli.decoding.search import NEVER, SearchOptions, Step, search
+from mtcli.models.base import Memory, State
 from mtcli.support.errors import UserError
 
 BOS, EOS = 0, 1
@@ -29,12 +29,18 @@ PENALTIES = [
 several = settings(deadline=None, max_examples=60)
 
 
-def reorder(state, rows, sentences):
-    return select_rows(state, rows)
+@dataclass
+class Tables(Memory):
+    logits: torch.Tensor  # (B, STEPS, PLACES, V)
+
+
+@dataclass
+class Place(State):
+    place: torch.Tensor  # (R,)
 
 
 class Walk:
-    """A model that walks over places by all the tokens it has read; each place has a row of logits, and an attention.
+    """A model that walks over places by all the tokens it has read; each place has a row of logits.
 
     Rows that are mixed up show, since the place is in the State. It writes into the State it is given, as models may.
     The logits grow from step to step, so that no two ways have the same probability.
@@ -42,12 +48,12 @@ class Walk:
 
     def __init__(self, tables: torch.Tensor):
         growing = torch.stack([tables * (1 + step / 8) for step in range(STEPS)], 1)
-        self.memory = {"logits": growing}  # (B, STEPS, PLACES, V)
+        self.memory = Tables(torch.ones(len(tables), 1, dtype=torch.bool), growing)
         self.rows = 0  # that were stepped
 
     @cached_property
     def log_probs(self) -> list:
-        return self.memory["logits"].double().log_softmax(3).tolist()
+        return self.memory.logits.double().log_softmax(3).tolist()
 
     @classmethod
     def random(cls, seed: int, sentences: int, vocabulary: int, sharpness: float = 1.0) -> Walk:
@@ -57,24 +63,19 @@ class Walk:
             * torch.randn(sentences, PLACES, vocabulary, generator=generator, dtype=torch.float64)
         )
 
-    def state(self):
-        count = len(self.memory["logits"])
-        return {
-            "place": torch.zeros(count, dtype=torch.long),
-            "step": torch.zeros(count, dtype=torch.long),
-        }
+    def init_state(self, memory: Memory) -> Place:
+        return Place(0, torch.zeros(len(memory.mask), dtype=torch.long))
 
     @staticmethod
     def move(place, token):
         return (place * 5 + token * 3 + 1) % PLACES
 
-    def decode_step(self, tokens, state, memory, attention):
+    def decode_step(self, tokens, state, memory):
         self.rows += len(tokens)
-        state["place"].copy_(self.move(state["place"], tokens))
-        sentence = torch.arange(len(tokens)) // (len(tokens) // len(memory["logits"]))
-        logits = memory["logits"][sentence, state["step"] % STEPS, state["place"]]
-        state["step"] += 1
-        return logits, state, torch.eye(PLACES)[state["place"]] if attention else None
+        state.place.copy_(self.move(state.place, tokens))
+        sentence = torch.arange(len(tokens)) // (len(tokens) // len(memory.mask))
+        logits = memory.logits[sentence, state.position % STEPS, state.place]
+        return logits, Place(state.position + 1, state.place)
 
     def next(self, sentence: int, tokens: tuple[int, ...]) -> list[float]:
         """The log-probabilities after `tokens`, by plain Python."""
@@ -93,19 +94,16 @@ class Walk:
         )
 
     def select(self, sentences: list[int]) -> Walk:
-        return Walk(self.memory["logits"][sentences, 0])
+        return Walk(self.memory.logits[sentences, 0])
 
 
 def run(
-    model: Walk, *, maximum=6, minimum=0, banned=(BOS,), keys=None, penalty=PENALTIES[0], **options
+    model: Walk, *, maximum=6, minimum=0, banned=(BOS,), penalty=PENALTIES[0], trail=None, **options
 ):
-    count = len(model.memory["logits"])
-    lengths = [torch.as_tensor(length).expand(count) for length in (minimum, maximum)]
-    keys = torch.arange(count) if keys is None else torch.tensor(keys)
-    return search(
-        model.decode_step, reorder, model.memory, model.state(), bos=BOS, eos=EOS, banned=banned, min_lengths=lengths[0],
-        max_lengths=lengths[1], length_penalty=penalty, keys=keys, **options,
-    )  # fmt: skip
+    count = len(model.memory.mask)
+    lengths = [[each] * count if isinstance(each, int) else each for each in (minimum, maximum)]
+    search_options = SearchOptions(BOS, EOS, *lengths, banned, length_penalty=penalty, **options)
+    return search(model, model.memory, search_options, trail)
 
 
 def divide(penalty: LengthPenalty, log_probability: float, length: int) -> float:
@@ -183,7 +181,7 @@ def plain_search(
 
 
 def assert_same(found, expected):
-    assert [each.tokens for each in found] == [list(each.tokens) for each in expected]
+    assert [each.ids for each in found] == [list(each.tokens) for each in expected]
     for mine, other in zip(found, expected):
         assert mine.log_probability == pytest.approx(other.log_probability, abs=1e-9)
         assert mine.score == pytest.approx(other.score, abs=1e-9)
@@ -201,22 +199,22 @@ walks = st.builds(
 # --------------------------------------------------------------------------------------------- greedy and beam search
 
 
-def chain(rows: list[list[float]]):
+class Chain:
     """A Markov model: `rows` are the probabilities of the next token after each token."""
-    table = torch.tensor(rows, dtype=torch.float64).log()
 
-    def decode_step(tokens, state, memory, attention):
-        return table[tokens], state, None
+    def __init__(self, rows: list[list[float]]):
+        self.table = torch.tensor(rows, dtype=torch.float64).log()
 
-    return decode_step
+    def init_state(self, memory):
+        return State(0)
+
+    def decode_step(self, tokens, state, memory):
+        return self.table[tokens], State(state.position + 1)
 
 
-def run_chain(decode_step, length_penalty=PENALTIES[0], **options):
-    zero = torch.tensor([0])
-    return search(
-        decode_step, reorder, {}, {}, bos=BOS, eos=EOS, banned=[BOS], min_lengths=zero, max_lengths=zero + 3,
-        length_penalty=length_penalty, keys=zero, **options,
-    )[0]  # fmt: skip
+def run_chain(rows: list[list[float]], length_penalty=PENALTIES[0], **options):
+    options = SearchOptions(BOS, EOS, [0], [3], [BOS], length_penalty=length_penalty, **options)
+    return search(Chain(rows), Memory(torch.ones(1, 1, dtype=torch.bool)), options)[0]
 
 
 GARDEN_PATH = [
@@ -228,28 +226,28 @@ GARDEN_PATH = [
 
 
 def test_greedy_by_hand():
-    (best,) = run_chain(chain(GARDEN_PATH))
-    assert best.tokens == [2, EOS]
+    (best,) = run_chain(GARDEN_PATH)
+    assert best.ids == [2, EOS]
     assert best.log_probability == best.score == pytest.approx(math.log(0.6 * 0.4))
 
 
 def test_beam_by_hand():
-    first, second = run_chain(chain(GARDEN_PATH), beam_size=2, n_best=2)
-    assert first.tokens == [3, EOS] and first.score == pytest.approx(math.log(0.4 * 0.9))
-    assert second.tokens == [2, EOS] and second.score == pytest.approx(math.log(0.6 * 0.4))
+    first, second = run_chain(GARDEN_PATH, beam_size=2, n_best=2)
+    assert first.ids == [3, EOS] and first.score == pytest.approx(math.log(0.4 * 0.9))
+    assert second.ids == [2, EOS] and second.score == pytest.approx(math.log(0.6 * 0.4))
 
 
 def test_waits_for_a_longer_hypothesis_that_scores_better():
     """[EOS] is ahead at first; what follows 2 costs next to nothing and, divided by its length, comes out before it."""
     sure = [[0.0, 0.6, 0.4], [0.0, 1.0, 0.0], [0.0, 0.99, 0.01]]
-    (best,) = run_chain(chain(sure), beam_size=2, length_penalty=LengthPenalty(type="average"))
-    assert best.tokens == [2, EOS] and best.score == pytest.approx(math.log(0.4 * 0.99) / 2)
+    (best,) = run_chain(sure, beam_size=2, length_penalty=LengthPenalty(type="average"))
+    assert best.ids == [2, EOS] and best.score == pytest.approx(math.log(0.4 * 0.99) / 2)
 
 
 def test_maximum_length_forces_eos_at_its_true_probability():
     endless = [[0.0, 0.1, 0.9], [0.0, 1.0, 0.0], [0.0, 0.1, 0.9]]
-    (best,) = run_chain(chain(endless))
-    assert best.tokens == [2, 2, 2, EOS]
+    (best,) = run_chain(endless)
+    assert best.ids == [2, 2, 2, EOS]
     assert best.log_probability == pytest.approx(math.log(0.9**3 * 0.1))
 
 
@@ -266,7 +264,7 @@ def test_beam_of_one_is_greedy(model, penalty, minimum, maximum):
             if len(tokens) < min(minimum, maximum):
                 del row[EOS]
             tokens += (EOS,) if len(tokens) == maximum else (max(row, key=row.__getitem__),)
-        assert found.tokens == list(tokens)
+        assert found.ids == list(tokens)
 
 
 @several
@@ -334,7 +332,6 @@ def test_a_sentence_does_not_depend_on_its_batch(model, beam_size, sampled, cons
         "penalty": PENALTIES[3],
         "beam_size": beam_size,
         "n_best": beam_size,
-        "attention": True,
     }
     if sampled:
         options["sampling"] = Sampling(
@@ -349,10 +346,7 @@ def test_a_sentence_does_not_depend_on_its_batch(model, beam_size, sampled, cons
     alone = [run(model.select([i]), maximum=maximum[i], keys=[i], **options)[0] for i in order]
     for i, in_mixed, by_itself in zip(order, mixed, alone):
         for one in in_mixed, by_itself:
-            assert [(each.tokens, each.log_probability, each.score) for each in one] == [
-                (each.tokens, each.log_probability, each.score) for each in together[i]
-            ]
-            assert all(torch.equal(a.attention, b.attention) for a, b in zip(one, together[i]))
+            assert one == together[i]
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
@@ -379,38 +373,69 @@ def test_results_are_what_they_say(model, beam_size, sampled, penalty):
     prefix = (vocabulary - 1,)  # the prefix may hold what may not be written
     found = run(
         model, minimum=3, maximum=7, banned=banned, prefix=prefix, beam_size=beam_size, n_best=beam_size,
-        penalty=penalty, attention=True, sampling=Sampling(temperature=2.0) if sampled else None,
+        penalty=penalty, sampling=Sampling(temperature=2.0) if sampled else None,
     )  # fmt: skip
     for sentence, hypotheses in enumerate(found):
         assert 1 <= len(hypotheses) <= beam_size
         assert [each.score for each in hypotheses] == sorted(
             (each.score for each in hypotheses), reverse=True
         )
-        assert sampled or len({tuple(each.tokens) for each in hypotheses}) == len(hypotheses)
+        assert sampled or len({tuple(each.ids) for each in hypotheses}) == len(hypotheses)
         for each in hypotheses:
-            *body, last = each.tokens
+            *body, last = each.ids
             assert last == EOS and tuple(body[:1]) == prefix
             assert EOS not in body and not set(body[1:]) & set(banned)
             assert len(body) <= 7 and (len(body) >= 3 or vocabulary == 3)
-            log_probability = model.log_probability(sentence, each.tokens)
+            log_probability = model.log_probability(sentence, each.ids)
             assert each.log_probability == pytest.approx(log_probability, abs=1e-9)
             assert each.score == pytest.approx(
-                divide(penalty, log_probability, len(each.tokens)), abs=1e-9
+                divide(penalty, log_probability, len(each.ids)), abs=1e-9
             )
-            assert each.attention.argmax(1).tolist() == model.places(tuple(body))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_half_precision_logits_are_summed_in_float32(dtype):
-    model = Walk(Walk.random(3, sentences=3, vocabulary=20).memory["logits"][:, 0].to(dtype))
+    model = Walk(Walk.random(3, sentences=3, vocabulary=20).memory.logits[:, 0].to(dtype))
     for sentence, hypotheses in enumerate(run(model, beam_size=3, n_best=3)):
         for each in hypotheses:
-            expected = model.log_probability(sentence, each.tokens)
+            expected = model.log_probability(sentence, each.ids)
             assert each.log_probability == pytest.approx(expected, abs=1e-5)
 
 
-def test_attention_is_none_when_not_asked_for():
-    assert run(Walk.random(0, 1, 4))[0][0].attention is None
+@several
+@given(walks, st.integers(2, 4), st.integers(0, 5))
+def test_a_kept_tree_has_the_best_continuations_of_every_step(model, width, maximum):
+    """Every node's log-probability is its parent's and its token's; what was pruned is worse than what
+    was kept; the result is the same as without."""
+    trail: list[Step] = []
+    options = {"beam_size": width, "n_best": width, "maximum": maximum}
+    assert run(model, trail=trail, keep_pruned=True, **options) == run(model, **options)
+    paths: list[dict[int, tuple[int, ...]]] = []
+    for number, step in enumerate(trail):
+        rows = len(step.tokens) // len(step.sentences)
+        owners = step.sentences.repeat_interleave(rows).tolist()
+        paths.append({})
+        for row, (token, parent, live, ended) in enumerate(
+            zip(
+                step.tokens.tolist(), step.parents.tolist(), step.live.tolist(), step.ended.tolist()
+            )
+        ):
+            before = () if number == 0 else (*paths[-2][parent], token)
+            paths[-1][row] = before
+            if live > NEVER:
+                expected = model.log_probability(owners[row], list(before))
+                assert live == pytest.approx(expected, abs=1e-9)
+            if ended > NEVER:
+                expected = model.log_probability(owners[row], [*before, EOS])
+                assert ended == pytest.approx(expected, abs=1e-9)
+        if step.pruned is not None and number + 1 < len(trail):
+            kept = dict(
+                zip(trail[number + 1].sentences.tolist(), trail[number + 1].live.view(-1, width))
+            )
+            for sentence, pruned in zip(step.sentences.tolist(), step.pruned.live):
+                best = kept.get(sentence, torch.tensor([math.inf]))
+                assert (best[-1] == NEVER) or pruned.max() <= best[best > NEVER].min() + 1e-12
+    assert all(step.pruned is not None for step in trail)
 
 
 @pytest.mark.parametrize("sampling", [None, Sampling()])
@@ -429,24 +454,24 @@ def flat_walk(logits: list[float], sentences: int) -> Walk:
 
 
 def first_tokens(found) -> torch.Tensor:
-    return torch.tensor([each.tokens[0] for hypotheses in found for each in hypotheses])
+    return torch.tensor([each.ids[0] for hypotheses in found for each in hypotheses])
 
 
 def test_samples_follow_from_the_seed():
     model = Walk.random(1, sentences=20, vocabulary=24)
     draw = [
-        [each.tokens for (each,) in run(model, sampling=Sampling(seed=seed))] for seed in (1, 1, 2)
+        [each.ids for (each,) in run(model, sampling=Sampling(seed=seed))] for seed in (1, 1, 2)
     ]
     assert draw[0] == draw[1] != draw[2]
     twins = run(flat_walk([0.0] * 50, 2), n_best=5, sampling=Sampling())
     assert (
-        len({tuple(each.tokens) for hypotheses in twins for each in hypotheses}) == 10
+        len({tuple(each.ids) for hypotheses in twins for each in hypotheses}) == 10
     )  # other keys, other samples
     model = flat_walk([0.0] * 50, 1)
     one, other = (
         run(model, keys=[key], sampling=Sampling(seed=seed)) for key, seed in ((1, 2), (2, 1))
     )
-    assert one[0][0].tokens != other[0][0].tokens
+    assert one[0][0].ids != other[0][0].ids
 
 
 @pytest.mark.parametrize(
@@ -476,7 +501,7 @@ def test_frequencies(options, kept):
 def test_steps_are_drawn_independently():
     """Pairs of neighbouring tokens are all equally frequent."""
     found = run(flat_walk([-50.0, -50.0, 0.0, 0.0, 0.0], 3000), maximum=2, sampling=Sampling())
-    pairs = torch.tensor([3 * (each.tokens[0] - 2) + each.tokens[1] - 2 for (each,) in found])
+    pairs = torch.tensor([3 * (each.ids[0] - 2) + each.ids[1] - 2 for (each,) in found])
     observed = torch.bincount(pairs, minlength=9).double()
     assert ((observed - 3000 / 9) ** 2 / (3000 / 9)).sum() < 35  # 8 degrees of freedom
 
@@ -487,4 +512,4 @@ def test_sampling_from_the_best_alone_is_greedy(model):
     greedy = run(model)
     for sampling in Sampling(top_k=1), Sampling(top_p=1e-9):
         for (drawn,), (best,) in zip(run(model, sampling=sampling), greedy):
-            assert drawn.tokens == best.tokens
+            assert drawn.ids == best.ids

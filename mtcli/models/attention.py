@@ -7,6 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .layers import Linear
+
 
 class Attention(nn.Module):
     """The mean of the values, weighted by the softmax of a score of query and key (Luong et al. 2015, section 3.1).
@@ -48,9 +50,9 @@ class Additive(Attention):
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
-        self.from_query = nn.Linear(size, size, bias=False)
-        self.from_value = nn.Linear(size, size)
-        self.v = nn.Linear(size, 1, bias=False)
+        self.from_query = Linear(size, size, bias=False)
+        self.from_value = Linear(size, size)
+        self.v = Linear(size, 1, bias=False)
 
     def keys(self, values: Tensor) -> Tensor:
         return 2 * self.from_value(values)
@@ -72,7 +74,7 @@ class General(Dot):
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
-        self.from_value = nn.Linear(size, size, bias=False)
+        self.from_value = Linear(size, size, bias=False)
 
     def keys(self, values: Tensor) -> Tensor:
         return self.from_value(values)

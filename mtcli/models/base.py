@@ -1,43 +1,101 @@
-"""The contract of a sequence-to-sequence model. Knows no architecture, no vocabulary and no search."""
+"""The contract of a sequence-to-sequence model: everything that other rooms use of one."""
 
-# B rows, S source, T target, H hidden, V vocabulary
+# B sentences, R = B·K rows (K hypotheses of each sentence), S source, T target, H hidden,
+# V vocabulary, A attention heads
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-Memory = dict[
-    str, Tensor
-]  # what the encoder said; a row is a sentence; constant while it is decoded
-State = dict[
-    str, Tensor
-]  # where the decoder stands; only its model knows what is in it; new at every step
-Step = Callable[
-    [Tensor, State, Memory, bool], tuple[Tensor, State, Tensor | None]
-]  # as `Seq2Seq.decode_step`
+Maps = dict[str, Tensor]
+"""Attention weights by name ("cross.0", "encoder.0", "decoder.0": kind and layer), (B, A, T, S)."""
+
+SomeRows = TypeVar("SomeRows", bound="Rows")
 
 
-def select_rows(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """Take ``rows`` (indices, repeats allowed) of every tensor, whose first dimension is the row."""
-    return {name: tensor.index_select(0, rows) for name, tensor in tensors.items()}
+@dataclass
+class Rows:
+    """Tensors whose first dimension is the row, and numbers that are the same for all rows.
+
+    A subclass's fields are tensors, Rows, lists of these, numbers or None.
+    """
+
+    def select(self: SomeRows, rows: Tensor) -> SomeRows:
+        """The rows of these indices (repeats allowed)."""
+        return replace(self, **{f.name: _select(getattr(self, f.name), rows) for f in fields(self)})
+
+
+def _select(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, Tensor):
+        return value.index_select(0, rows)
+    if isinstance(value, Rows):
+        return value.select(rows)
+    return [_select(each, rows) for each in value] if isinstance(value, list) else value
+
+
+def named_tensors(value: Any, name: str = "") -> dict[str, Tensor]:
+    """All tensors in Rows, by names such as "keys.0"."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    if isinstance(value, Rows):
+        parts = [(f.name, getattr(value, f.name)) for f in fields(value)]
+    else:
+        parts = list(enumerate(value)) if isinstance(value, list) else []
+    return {
+        key: tensor
+        for part, each in parts
+        for key, tensor in named_tensors(each, f"{name}.{part}" if name else str(part)).items()
+    }
+
+
+def with_tensors(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
+    """The same Rows with other tensors, named as by `named_tensors`."""
+    if isinstance(value, Tensor):
+        return tensors[name]
+    prefix = f"{name}." if name else ""
+    if isinstance(value, Rows):
+        parts = {f.name: getattr(value, f.name) for f in fields(value)}
+        return replace(
+            value, **{k: with_tensors(v, tensors, f"{prefix}{k}") for k, v in parts.items()}
+        )
+    if isinstance(value, list):
+        return [with_tensors(v, tensors, f"{prefix}{index}") for index, v in enumerate(value)]
+    return value
+
+
+@dataclass
+class Memory(Rows):
+    """What the encoder says of B sentences; constant while they are decoded."""
+
+    mask: Tensor
+    """(B, S) bool, True = real token."""
+
+
+@dataclass
+class State(Rows):
+    """Where the decoder is; a row is a hypothesis. Those of a sentence are adjacent rows."""
+
+    position: int
+    """Tokens read so far."""
 
 
 class Seq2Seq(nn.Module):
-    """A source-to-target model that can be taught (`forward`) and stepped (`encode`, `init_state`, `decode_step`).
-
-    Masks say ``True = real token``. Rows of a Memory are B sentences; a State is that of K·B hypotheses, any K >= 1.
-    Those of a sentence stand side by side, and nothing of the encoder is copied per hypothesis.
-    """
+    """A source-to-target model that can be taught (`forward`) and stepped (`encode`,
+    `init_state`, `decode_step`). Nothing of the encoder is copied per hypothesis."""
 
     max_positions: int | None = None
     """Tokens of the longest sentence that it can read or write, EOS included; None: no limit."""
 
-    def forward(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor:
+    def forward(
+        self, source: Tensor, source_mask: Tensor, target_in: Tensor, maps: Maps | None = None
+    ) -> Tensor:
         """Teacher forcing: decoder states for every prefix of the target.
 
-        source (B, S) ids, source_mask (B, S) bool, target_in (B, T) ids that begin with BOS -> (B, T, H).
+        source (B, S) ids, source_mask (B, S) bool, target_in (B, T) ids that begin with BOS ->
+        (B, T, H). Attention weights are put into ``maps``, where it is given.
         """
         raise NotImplementedError
 
@@ -46,7 +104,7 @@ class Seq2Seq(nn.Module):
         raise NotImplementedError
 
     def encode(self, source: Tensor, source_mask: Tensor) -> Memory:
-        """source (B, S) ids, source_mask (B, S) bool -> Memory with B rows."""
+        """source (B, S) ids, source_mask (B, S) bool -> Memory of B sentences."""
         raise NotImplementedError
 
     def init_state(self, memory: Memory) -> State:
@@ -54,24 +112,24 @@ class Seq2Seq(nn.Module):
         raise NotImplementedError
 
     def decode_step(
-        self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
-    ) -> tuple[Tensor, State, Tensor | None]:
-        """One step: tokens (K·B,), State of K·B hypotheses, Memory with B rows -> logits (K·B, V), State, attention.
+        self, tokens: Tensor, state: State, memory: Memory, maps: Maps | None = None
+    ) -> tuple[Tensor, State]:
+        """One step: tokens (R,), State of R hypotheses, Memory of B sentences -> logits (R, V), State.
 
-        The attention is (K·B, S), the mean over heads of the last layer, or None where the model has none or it was
-        not asked for. May write into the State it was given: the caller must use the one it gets back.
+        Attention weights (R, A, 1, S) are put into ``maps``, where it is given. May write into the
+        State that it is given: the caller uses the one that it gets back.
         """
         raise NotImplementedError
 
-    def reorder(self, state: State, rows: Tensor, sentences: Tensor | None = None) -> State:
-        """The State in which hypotheses ``rows`` (K·B,) go on, each in its own sentence; a hypothesis may do so several
-        times, or not at all. ``sentences`` (B,) are those that are left, where some have ended.
+    def attention_maps(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Maps:
+        """The weights of every layer and head, by teacher forcing: arguments as of `forward`."""
+        maps: Maps = {}
+        self(source, source_mask, target_in, maps)
+        return maps
 
-        The State that was given must not be used any more. By default every tensor's first dimension is the hypothesis.
-        """
-        return select_rows(state, rows)
-
-    def stepper(self) -> Step:
-        """`decode_step` as a function for the many steps of one search, which may keep at hand what it needs of this
-        model: use it no longer than the weights stay as they are."""
-        return self.decode_step
+    def alignment(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor | None:
+        """What each position looks at: the mean over heads of the last layer's attention to the
+        source, (B, T, S); None for a model without. Arguments as of `forward`."""
+        maps = self.attention_maps(source, source_mask, target_in)
+        cross = [name for name in maps if name.startswith("cross.")]
+        return maps[cross[-1]].mean(1) if cross else None

@@ -17,17 +17,19 @@ lowest layer's previous state (as in Wu et al. 2016, section 3), so that the lay
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import Recurrent
 from .attention import ATTENTIONS
-from .base import Memory, Seq2Seq, State
-from .layers import Dropout
+from .base import Maps, Memory, Seq2Seq, State
+from .layers import Dropout, Embedding, Linear, MetaFriendly
 
 
-class GRULayer(nn.GRU):
+class GRULayer(MetaFriendly, nn.GRU):
     """A layer of gated recurrent units; its state is its output."""
 
     parts = 1
@@ -57,7 +59,7 @@ class GRULayer(nn.GRU):
         return state
 
 
-class LSTMLayer(nn.LSTM):
+class LSTMLayer(MetaFriendly, nn.LSTM):
     """A layer of long short-term memory; its state is its output and its cell, side by side. Methods as in GRULayer."""
 
     parts = 2
@@ -114,9 +116,8 @@ class Encoder(nn.Module):
         """
         positions = torch.arange(mask.size(1), device=mask.device)
         last = mask.sum(1, keepdim=True) - 1  # (B, 1)
-        mirrored = torch.where(mask, last - positions, positions).unsqueeze(
-            2
-        )  # (B, S, 1): its own inverse
+        # (B, S, 1): each sentence's tokens in reverse; its own inverse
+        mirrored = torch.where(mask, last - positions, positions).unsqueeze(2)
         last = last.unsqueeze(2)
 
         finals = []
@@ -138,120 +139,134 @@ def _reorder(sequence: Tensor, positions: Tensor) -> Tensor:
     return sequence.gather(1, positions.expand(-1, -1, sequence.size(2)))
 
 
-class RecurrentSeq2Seq(Seq2Seq):
-    """Encoder, decoder, and what lies between and around them; see above for the equations.
+@dataclass
+class RecurrentMemory(Memory):
+    start: Tensor
+    """(B, L, W): the decoder's first state."""
+    keys: Tensor | None
+    """(B, S, H): what queries are compared with; None without attention."""
+    values: Tensor | None
+    """(B, S, H): the encoder's outputs; None without attention."""
+    context: Tensor | None
+    """(B, H): the encoder's last state, where it is an input of every step."""
 
-    Decoder layers start from the last outputs of encoder layers, counted from the top (the lowest ones of a decoder
-    that is the deeper share the encoder's lowest), through a tanh layer each (Bahdanau et al. 2015, A.2.2) or as they
-    are. An LSTM's cell starts from the same output: its own share of the bridge, or a copy.
+
+@dataclass
+class RecurrentState(State):
+    layers: Tensor
+    """(R, L, W)"""
+
+
+class RecurrentSeq2Seq(Seq2Seq):
+    """Encoder, decoder, and what is between and around them; see above for the equations.
+
+    Decoder layers start from the last outputs of encoder layers, counted from the top (the lowest
+    ones of a deeper decoder share the encoder's lowest), through a tanh layer each (Bahdanau et al.
+    2015, A.2.2) or unchanged. An LSTM's cell starts from the same output: its own share of the
+    bridge, or a copy.
     """
 
     def __init__(self, config: Recurrent, source_size: int, target_size: int) -> None:
         super().__init__()
         hidden, embedding = config.hidden_size, config.embedding_size
-        self.target_embedding = nn.Embedding(target_size, embedding)
+        self.target_embedding = Embedding(target_size, embedding)
         tied = config.tied_embeddings
         self.source_embedding = (
-            self.target_embedding if tied == "all" else nn.Embedding(source_size, embedding)
+            self.target_embedding if tied == "all" else Embedding(source_size, embedding)
         )
         self.encoder = Encoder(config)
 
-        self.attention = (
-            None if config.attention == "none" else ATTENTIONS[config.attention](hidden)
-        )
+        kind = None if config.attention == "none" else ATTENTIONS[config.attention]
+        self.attention = kind and kind(hidden)
         self.attends_before = self.attention is not None and config.attention_at == "before"
         self.constant_context = self.attention is None and config.context == "every_step"
         into_cell = self.attends_before or self.constant_context
 
-        cell = CELLS[config.cell]
-        inputs = [embedding + hidden * into_cell] + [hidden] * (config.decoder_layers - 1)
+        cell, layers = CELLS[config.cell], config.decoder_layers
+        inputs = [embedding + hidden * into_cell] + [hidden] * (layers - 1)
         self.layers = nn.ModuleList(cell(size, hidden) for size in inputs)
-        self.starts = [
-            max(0, config.encoder_layers - config.decoder_layers + i)
-            for i in range(config.decoder_layers)
-        ]
+        self.starts = [max(0, config.encoder_layers - layers + index) for index in range(layers)]
         self.parts = cell.parts
         self.bridges = nn.ModuleList(
-            nn.Linear(hidden, cell.parts * hidden) for _ in inputs if config.bridge
+            Linear(hidden, cell.parts * hidden) for _ in inputs if config.bridge
         )
 
         width = hidden if tied == "none" else embedding
-        into_readout = hidden
-        if self.attention is not None or into_cell:
-            into_readout += hidden
-        if into_cell:
-            into_readout += embedding
-        self.readout = nn.Linear(into_readout, width)
-        self.projection = nn.Linear(width, target_size)
+        context = hidden if self.attention is not None or into_cell else 0
+        self.readout = Linear(hidden + context + embedding * into_cell, width)
+        self.projection = Linear(width, target_size)
         self.dropout = Dropout(config.dropout)
-        self._initialise()
+        if not self.projection.weight.is_meta:
+            self._initialise()
         if tied != "none":
             self.projection.weight = self.target_embedding.weight
 
     def _initialise(self) -> None:
-        """Xavier for matrices (each gate's on its own), zero for biases, one for the LSTM's forget gate."""
+        """Xavier for matrices (each gate's separately), zero for biases, one for the LSTM's forget
+        gate."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
             elif isinstance(module, (nn.Linear, nn.RNNBase)):
-                outputs = (
-                    module.out_features if isinstance(module, nn.Linear) else module.hidden_size
-                )
+                linear = isinstance(module, nn.Linear)
+                outputs = module.out_features if linear else module.hidden_size
                 for parameter in module.parameters():
+                    fill = nn.init.xavier_uniform_ if parameter.dim() == 2 else nn.init.zeros_
                     for block in parameter.split(outputs):
-                        nn.init.xavier_uniform_(block) if block.dim() == 2 else nn.init.zeros_(
-                            block
-                        )
+                        fill(block)
                 if isinstance(module, nn.LSTM):
                     nn.init.ones_(module.bias_ih_l0.chunk(4)[1])
 
-    def encode(self, source: Tensor, source_mask: Tensor) -> Memory:
-        """Memory: ``start`` (B, L, W), the decoder's first state; with attention ``keys``, ``values`` (B, S, H) and
-        ``mask`` (B, S); with a constant context ``context`` (B, H)."""
+    def encode(self, source: Tensor, source_mask: Tensor) -> RecurrentMemory:
         values, finals = self.encoder(self.dropout(self.source_embedding(source)), source_mask)
         starts = [finals[index] for index in self.starts]
         if self.bridges:
             starts = [torch.tanh(bridge(start)) for bridge, start in zip(self.bridges, starts)]
         else:
             starts = [start.repeat(1, self.parts) for start in starts]
-        memory = {"start": torch.stack(starts, 1)}
-        if self.attention is not None:
-            memory |= {"keys": self.attention.keys(values), "values": values, "mask": source_mask}
-        elif self.constant_context:
-            memory["context"] = finals[-1]
-        return memory
+        return RecurrentMemory(
+            mask=source_mask,
+            start=torch.stack(starts, 1),
+            keys=None if self.attention is None else self.attention.keys(values),
+            values=None if self.attention is None else values,
+            context=finals[-1] if self.constant_context else None,
+        )
 
-    def init_state(self, memory: Memory) -> State:
-        """State: ``layers`` (R, L, W)."""
-        return {"layers": memory["start"]}
+    def init_state(self, memory: Memory) -> RecurrentState:
+        assert isinstance(memory, RecurrentMemory)
+        return RecurrentState(0, memory.start)
 
-    def forward(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor:
+    def forward(
+        self, source: Tensor, source_mask: Tensor, target_in: Tensor, maps: Maps | None = None
+    ) -> Tensor:
         memory = self.encode(source, source_mask)
-        return self._decode(target_in, self.init_state(memory), memory)[0]
+        return self._decode(target_in, memory.start, memory, maps)[0]
 
     def project(self, states: Tensor) -> Tensor:
         return self.projection(states)
 
     def decode_step(
-        self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
-    ) -> tuple[Tensor, State, Tensor | None]:
-        states, state, weights = self._decode(tokens.unsqueeze(1), state, memory)
-        if weights is not None:
-            weights = weights.squeeze(1) if attention else None
-        return self.project(states.squeeze(1)), state, weights
+        self, tokens: Tensor, state: State, memory: Memory, maps: Maps | None = None
+    ) -> tuple[Tensor, RecurrentState]:
+        assert isinstance(state, RecurrentState)
+        states, layers = self._decode(tokens.unsqueeze(1), state.layers, memory, maps)
+        return self.project(states.squeeze(1)), RecurrentState(state.position + 1, layers)
 
     def _decode(
-        self, tokens: Tensor, state: State, memory: Memory
-    ) -> tuple[Tensor, State, Tensor | None]:
-        """Some steps on given tokens (R, T) -> o (R, T, H), State, attention (R, T, S) if there is any."""
+        self, tokens: Tensor, layers: Tensor, memory: Memory, maps: Maps | None
+    ) -> tuple[Tensor, Tensor]:
+        """Steps on given tokens (R, T), from the layers' states (R, L, W) -> o (R, T, width), the
+        layers' last states."""
+        assert isinstance(memory, RecurrentMemory)
         embedded = self.dropout(self.target_embedding(tokens))  # (R, T, E)
-        states = list(state["layers"].unbind(1))
+        states = list(layers.unbind(1))
+        weights = None
         if self.attends_before:
             outputs, states[0], context, weights = self._attend_and_step(
                 embedded, states[0], memory
             )
         else:
-            context, weights = self._constant_context(embedded, memory), None
+            context = self._constant_context(embedded, memory)
             inputs = embedded if context is None else torch.cat((embedded, context), 2)
             outputs, states[0] = self.layers[0](inputs, states[0])
         for index in range(1, len(self.layers)):
@@ -262,42 +277,45 @@ class RecurrentSeq2Seq(Seq2Seq):
         elif self.attention is not None:
             context, weights = self._attend(outputs, memory)
             seen += [context]
+        if maps is not None and weights is not None:
+            maps["cross.0"] = weights.unsqueeze(1)
         readout = self.dropout(torch.tanh(self.readout(torch.cat(seen, 2))))
-        return readout, {"layers": torch.stack(states, 1)}, weights
+        return readout, torch.stack(states, 1)
 
     def _attend_and_step(
-        self, embedded: Tensor, state: Tensor, memory: Memory
-    ) -> tuple[Tensor, ...]:
-        """The lowest layer where a step's context needs the step before: a loop, with no more in it than must be.
+        self, embedded: Tensor, state: Tensor, memory: RecurrentMemory
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The lowest layer where a step's context needs the step before: a loop, with no more in it
+        than necessary.
 
-        embedded (R, T, E), state (R, W) -> outputs (R, T, H), state (R, W), contexts (R, T, H), weights (R, T, S).
+        embedded (R, T, E), state (R, W) -> outputs (R, T, H), state (R, W), contexts (R, T, H),
+        weights (R, T, S).
         """
         layer = self.layers[0]
-        from_embedding, from_context = layer.weight_ih_l0.split(
-            (embedded.size(2), layer.hidden_size), 1
-        )
+        sizes = embedded.size(2), layer.hidden_size
+        from_embedding, from_context = layer.weight_ih_l0.split(sizes, 1)
         output, outputs, contexts, weights = layer.output(state), [], [], []
         for gates in F.linear(embedded, from_embedding, layer.bias_ih_l0).unbind(1):  # (R, gates)
             context, weight = self._attend(output.unsqueeze(1), memory)
-            output, state = layer.step(
-                torch.addmm(gates, context.squeeze(1), from_context.t()), state
-            )
+            gates = torch.addmm(gates, context.squeeze(1), from_context.t())
+            output, state = layer.step(gates, state)
             outputs.append(output)
             contexts.append(context)
             weights.append(weight)
         return torch.stack(outputs, 1), state, torch.cat(contexts, 1), torch.cat(weights, 1)
 
-    def _attend(self, queries: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """queries (R, T, H) -> context (R, T, H), weights (R, T, S). The rows of a sentence ask side by side."""
-        keys, values, mask = memory["keys"], memory["values"], memory["mask"]
-        together = queries.reshape(keys.size(0), -1, queries.size(2))  # (B, R / B · T, H)
-        context, weights = self.attention(together, keys, values, mask)
+    def _attend(self, queries: Tensor, memory: RecurrentMemory) -> tuple[Tensor, Tensor]:
+        """queries (R, T, H) -> context (R, T, H), weights (R, T, S). All of a sentence's rows ask
+        at once."""
+        assert memory.keys is not None and self.attention is not None
+        together = queries.reshape(memory.keys.size(0), -1, queries.size(2))  # (B, R / B · T, H)
+        context, weights = self.attention(together, memory.keys, memory.values, memory.mask)
         return context.view(queries.shape), weights.view(*queries.shape[:2], -1)
 
-    def _constant_context(self, embedded: Tensor, memory: Memory) -> Tensor | None:
+    def _constant_context(self, embedded: Tensor, memory: RecurrentMemory) -> Tensor | None:
         """The encoder's last state for every step of every row, (R, T, H), where the model wants it."""
-        if not self.constant_context:
+        if memory.context is None:
             return None
-        context = memory["context"]
-        rows = embedded.size(0) // context.size(0)
-        return context[:, None, None].expand(-1, rows, embedded.size(1), -1).flatten(0, 1)
+        rows, length = embedded.shape[:2]
+        hypotheses = rows // memory.context.size(0)
+        return memory.context[:, None, None].expand(-1, hypotheses, length, -1).flatten(0, 1)
