@@ -16,7 +16,7 @@ from sacrebleu.significance import PairedTest
 from mtcli import config
 from mtcli.support.errors import UserError
 from mtcli.text import metrics
-from mtcli.text.metrics import METRICS, bleu_tokenizer, compare, score, score_all
+from mtcli.text.metrics import METRICS, Options, Score, bleu_tokenizer, compare
 
 ENGLISH = [
     ["The cat sat on the mat today.", "Today the cat was sitting on the mat."],
@@ -71,13 +71,21 @@ def first(references: list[list[str]]) -> list[list[str]]:
     return [texts[:1] for texts in references]
 
 
+def score(
+    name: str, hypotheses: list[str], references: list[list[str]], options: Options = Options()
+) -> Score:
+    return metrics.score([name], hypotheses, references, options)[name]
+
+
 @pytest.mark.parametrize(
     "references", [first(ENGLISH), [texts[:1] + texts[-1:] for texts in ENGLISH]]
 )
 def test_english_scores_are_those_of_sacrebleus_command_line(
     tmp_path: Path, references: list[list[str]]
 ) -> None:
-    ours = score_all(["bleu", "chrf", "ter"], HYPOTHESES, references, target_language="en")
+    ours = metrics.score(
+        ["bleu", "chrf", "ter"], HYPOTHESES, references, Options(target_language="en")
+    )
     for mine, theirs in zip(
         ours.values(), sacrebleu(tmp_path, references, HYPOTHESES), strict=True
     ):
@@ -86,7 +94,9 @@ def test_english_scores_are_those_of_sacrebleus_command_line(
 
 
 def test_lowercase_is_that_of_sacrebleus_command_line(tmp_path: Path) -> None:
-    ours = score_all(["bleu", "chrf", "ter"], HYPOTHESES, first(ENGLISH), lowercase=True)
+    ours = metrics.score(
+        ["bleu", "chrf", "ter"], HYPOTHESES, first(ENGLISH), Options(lowercase=True)
+    )
     theirs = sacrebleu(tmp_path, first(ENGLISH), HYPOTHESES, "--lowercase", "--chrf-lowercase")
     assert [mine.signature for mine in ours.values()] == [their["signature"] for their in theirs]
     assert [mine.value for mine in ours.values()] == pytest.approx(
@@ -95,7 +105,9 @@ def test_lowercase_is_that_of_sacrebleus_command_line(tmp_path: Path) -> None:
 
 
 def test_chinese_is_cut_into_characters(tmp_path: Path) -> None:
-    ours = score_all(["bleu", "chrf", "ter"], CHINESE_HYPOTHESES, CHINESE, target_language="zh-CN")
+    ours = metrics.score(
+        ["bleu", "chrf", "ter"], CHINESE_HYPOTHESES, CHINESE, Options(target_language="zh-CN")
+    )
     options = ["--tokenize", "zh", "--ter-normalized", "--ter-asian-support"]
     said = sacrebleu(tmp_path, CHINESE, CHINESE_HYPOTHESES, *options)
     for mine, theirs in zip(ours.values(), said, strict=True):
@@ -136,18 +148,21 @@ def test_exact_match_is_a_share_of_lines() -> None:
     assert (
         score("exact_match", ["A b", "D", "a  b", " "], references).value == 25
     )  # case and inner spaces count
-    assert score("exact_match", ["A b", "D", "a  b", " "], references, lowercase=True).value == 75
-    assert "case:lc" in score("exact_match", ["a"], [["a"]], lowercase=True).signature
+    assert (
+        score("exact_match", ["A b", "D", "a  b", " "], references, Options(lowercase=True)).value
+        == 75
+    )
+    assert "case:lc" in score("exact_match", ["a"], [["a"]], Options(lowercase=True)).signature
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=12), min_size=1, max_size=4))
 def test_any_text_can_be_scored_and_a_copy_is_perfect(lines: list[str]) -> None:
-    copied = score_all(list(METRICS), lines, [[line] for line in lines])
+    copied = metrics.score(list(METRICS), lines, [[line] for line in lines])
     assert copied["exact_match"].value == 100
     assert copied["ter"].value == 0
     if any("".join(line.split()) for line in lines):
         assert copied["chrf"].value == pytest.approx(100)
-    nothing = score_all(list(METRICS), ["" for _ in lines], [["x" + line] for line in lines])
+    nothing = metrics.score(list(METRICS), ["" for _ in lines], [["x" + line] for line in lines])
     assert nothing["bleu"].value == nothing["chrf"].value == nothing["exact_match"].value == 0
     assert nothing["ter"].value == 100
 
@@ -203,10 +218,8 @@ def test_mecab_is_used_where_installed(language, without, wanted, monkeypatch, c
 
 def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "SACREBLEU_DIR", str(tmp_path))
-    with pytest.raises(
-        UserError, match=r"'flores200' needs a file that is not here: save http\S+ as .*flores200"
-    ):
-        score("bleu", ["a"], [["a"]], tokenizer="flores200")
+    with pytest.raises(UserError, match=r"'flores200' needs a file: save http\S+ as .*flores200"):
+        score("bleu", ["a"], [["a"]], Options("flores200"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -274,7 +287,7 @@ def test_bad_names_and_counts_are_refused() -> None:
     ):
         score("blue", ["a"], [["a"]])
     with pytest.raises(UserError, match="tokenizer '13b' is not known; choose 13a, intl"):
-        score("bleu", ["a"], [["a"]], tokenizer="13b")
+        score("bleu", ["a"], [["a"]], Options("13b"))
     with pytest.raises(UserError, match="two systems or more, got 1"):
         compare([("a", ["a"])], [["a"]], ["bleu"])
     with pytest.raises(UserError, match="one resampled corpus or more, got 0"):

@@ -54,14 +54,14 @@ def test_segmentations_are_drawn_with_their_probability_to_the_power_of_alpha():
 @given(text=LINE)
 def test_without_chance_it_is_what_sentencepiece_finds(text):
     tokenizer = SUBWORDS["bpe"]
-    certain = BPEDropout(tokenizer._pieces, 0.0)
+    certain = BPEDropout(tokenizer._scores, 0.0)
     expected = [piece for piece in tokenizer.tokenize(text) if not piece.startswith("<0x")]
     found = [
         piece
         for word in _words(_escape(tokenizer.normalize(text)))
         for piece in certain(word, Random())
     ]
-    assert [piece for piece in found if piece in tokenizer._pieces] == expected
+    assert [piece for piece in found if piece in tokenizer._scores] == expected
 
 
 def test_learning_draws_from_much_text_evenly_and_always_the_same():
@@ -75,7 +75,7 @@ DRAW = """
 import sys
 from pathlib import Path
 from mtcli.config import Subwords
-from mtcli.tokenizers import SubwordTokenizer, seed_sampling
+from mtcli.text.tokenizers import SubwordTokenizer, seed_sampling
 tokenizer = SubwordTokenizer.load(Subwords(algorithm=sys.argv[1], dropout=0.3), Path(sys.argv[2]))
 seed_sampling(7)
 print([tokenizer.sample(line) for line in eval(sys.argv[3])])
