@@ -204,7 +204,7 @@ def test_the_tokenizer_follows_the_target_language(language: str | None, expecte
     "language, without, wanted", [("jpn", "char", "ja-mecab"), ("ko-KR", "13a", "ko-mecab")]
 )
 def test_mecab_is_used_where_installed(language, without, wanted, monkeypatch, caplog) -> None:
-    metrics._warn_once.cache_clear()
+    bleu_tokenizer.cache_clear()
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
     assert bleu_tokenizer(language) == bleu_tokenizer(language) == without
     assert caplog.text.count(wanted) == 1  # said once
@@ -212,8 +212,10 @@ def test_mecab_is_used_where_installed(language, without, wanted, monkeypatch, c
         UserError, match=rf"'{wanted}' is not installed: pip install 'sacrebleu\[{wanted[:2]}\]'"
     ):
         bleu_tokenizer(language, wanted)
+    bleu_tokenizer.cache_clear()
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: object())
     assert bleu_tokenizer(language) == bleu_tokenizer(language, wanted) == wanted
+    bleu_tokenizer.cache_clear()
 
 
 def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

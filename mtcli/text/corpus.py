@@ -18,7 +18,6 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -195,16 +194,12 @@ READERS: dict[type, Callable[[Any], Rows]] = {TSV: _read_tsv, Plain: _read_plain
 
 def _aligned(paths: list[str]) -> Iterator[tuple[str, ...]]:
     """Line N of every file. Raises UserError where one ends before another."""
-    files = [read_lines(path) for path in paths]
-    for number, lines in enumerate(zip_longest(*files), 1):
-        if None in lines:
-            lengths = [
-                number - 1 if line is None else number + sum(1 for _ in file)
-                for file, line in zip(files, lines)
-            ]
-            shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))
-            raise UserError(
-                f"{paths[shortest]}: ends after line {lengths[shortest]}, but {paths[longest]} has {lengths[longest]} "
-                "lines. Line N of one must translate line N of the other."
-            )
-        yield lines
+    try:
+        yield from zip(*map(read_lines, paths), strict=True)
+    except ValueError:
+        lengths = [count_lines(path) for path in paths]
+        shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))
+        raise UserError(
+            f"{paths[shortest]}: ends after line {lengths[shortest]}, but {paths[longest]} has {lengths[longest]} "
+            "lines. Line N of one must translate line N of the other."
+        ) from None

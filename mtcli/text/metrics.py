@@ -114,6 +114,7 @@ METRICS: dict[str, Callable[[Options], sacrebleu.Metric]] = {
 }
 
 
+@functools.cache  # so that the warning comes once
 def bleu_tokenizer(target_language: str | None, wanted: str | None = None) -> str:
     """The name of the sacreBLEU tokenizer for a language: ``wanted``, or the usual one.
 
@@ -131,7 +132,7 @@ def bleu_tokenizer(target_language: str | None, wanted: str | None = None) -> st
         return fallback
     if _has_mecab(language):
         return f"{language}-mecab"
-    _warn_once(
+    log.warning(
         f"BLEU for '{target_language}' is usually computed with the tokenizer {language}-mecab, which is not "
         f"installed; using {fallback}. To compare with published figures: pip install 'sacrebleu[{language}]'"
     )
@@ -139,16 +140,17 @@ def bleu_tokenizer(target_language: str | None, wanted: str | None = None) -> st
 
 
 def _check_tokenizer(name: str) -> None:
-    language = name.removesuffix("-mecab")
+    problem, language = "", name.removesuffix("-mecab")
     if name not in BLEU_TOKENIZERS:
         problem = f"is not known; choose {', '.join(BLEU_TOKENIZERS)}"
     elif language in MECAB and not _has_mecab(language):
         problem = f"is not installed: pip install 'sacrebleu[{language}]'"
-    elif name == "flores200" and not _flores_model().exists():  # sacreBLEU would download it
-        problem = f"needs a file: save {SPM_MODELS[name]['url']} as {_flores_model()}"
-    else:
-        return
-    raise UserError(f"BLEU tokenizer '{name}' {problem}")
+    elif name == "flores200":  # sacreBLEU would download the model
+        url = SPM_MODELS[name]["url"]
+        file = Path(SACREBLEU_DIR, "models", Path(url).name)
+        problem = "" if file.exists() else f"needs a file: save {url} as {file}"
+    if problem:
+        raise UserError(f"BLEU tokenizer '{name}' {problem}")
 
 
 def _language(code: str | None) -> str:
@@ -159,15 +161,6 @@ def _language(code: str | None) -> str:
 
 def _has_mecab(language: str) -> bool:
     return all(importlib.util.find_spec(module) for module in MECAB[language])
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    log.warning(message)
-
-
-def _flores_model() -> Path:
-    return Path(SACREBLEU_DIR, "models", Path(SPM_MODELS["flores200"]["url"]).name)
 
 
 def score(

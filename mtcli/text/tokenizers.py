@@ -39,8 +39,7 @@ class Tokenizer(Generic[Section]):
     ``tokenize`` begins with ``normalize``. Tokens are never empty and hold no line end, and neither does joined text.
     """
 
-    samples = False
-    """Whether ``sample`` differs from ``tokenize``."""
+    samples = False  # whether ``sample`` differs from ``tokenize``
 
     def __init__(self, config: Section):
         self.config: Section = config
@@ -60,13 +59,11 @@ class Tokenizer(Generic[Section]):
 
     def normalize(self, text: str) -> str:
         """NFKC and lower case, as configured. Raises UserError for half a surrogate pair, which no UTF-8 file holds."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
+        if lone := re.search("[\ud800-\udfff]", text):
             raise UserError(
-                f"Character {error.start + 1} of the text is the lone surrogate U+{ord(text[error.start]):04X}: "
+                f"Character {lone.start() + 1} of the text is the lone surrogate U+{ord(lone[0]):04X}: "
                 "this is no text. Was it given in another encoding than UTF-8?"
-            ) from None
+            )
         if self.config.normalization == "nfkc":
             text = unicodedata.normalize("NFKC", text)
         return text.lower() if self.config.lowercase else text
@@ -102,8 +99,6 @@ class CharacterTokenizer(Tokenizer[Characters]):
         return "".join(tokens)
 
 
-# --------------------------------------------------------------------------------------------------------------- words
-
 JOINER = "\uffed"  # ￭
 LOOKALIKE = "\u25a0"  # ■, what Unicode calls the joiner's full-width form
 
@@ -111,12 +106,9 @@ LOOKALIKE = "\u25a0"  # ■, what Unicode calls the joiner's full-width form
 @cache
 def _word_pattern() -> re.Pattern[str]:
     """A word (group 1: letters, digits, marks; or one ideograph), or one character of another kind with its marks."""
-    # Marks, and the (non-)joiners inside words of Persian and many Indian languages. Ranges match faster than a list.
-    codes = chain(range(0x20000), range(0xE0100, 0xE01F0))  # there are no marks elsewhere
-    kept = (
-        c if unicodedata.category(c)[0] == "M" or c in "\u200c\u200d" else " "
-        for c in map(chr, codes)
-    )
+    # Marks, and the (non-)joiners inside words of Persian and many Indian languages, as ranges.
+    planes = map(chr, chain(range(0x20000), range(0xE0100, 0xE01F0)))  # those that have marks
+    kept = (c if unicodedata.category(c)[0] == "M" or c in "\u200c\u200d" else " " for c in planes)
     marks = "".join(f"{run[0]}-{run[-1]}" for run in "".join(kept).split())
     return re.compile(
         rf"([{IDEOGRAPHS}][{marks}]*|(?:[^\W{IDEOGRAPHS}]+|[{marks}]+)+)|\S[{marks}]*"
@@ -150,8 +142,6 @@ class WordTokenizer(Tokenizer[Words]):
         return text.replace(" " + JOINER, "").replace(JOINER + " ", "").replace(JOINER, "")
 
 
-# ------------------------------------------------------------------------------------------------------------ subwords
-
 SPACE = "\u2581"  # ▁, sentencepiece's sign for a space
 ESCAPE = "\x1b"
 
@@ -170,10 +160,8 @@ class SubwordTokenizer(Tokenizer[Subwords]):
     escaped before (and so is the escape character).
     """
 
-    SENTENCES = (
-        500_000  # chunks of text to learn from, drawn at random: more change little and take memory
-    )
-    CHUNK = 1000  # characters of a chunk: unigram learning fails on very long words
+    CHUNK = 1000  # characters of a chunk of text: unigram learning fails on very long words
+    CHUNKS = 500_000  # drawn at random to learn from: more change little and take memory
     THREADS = 4  # a constant, because the result of unigram learning depends on it (order of sums)
 
     def __init__(self, config: Subwords, processor: sentencepiece.SentencePieceProcessor):
@@ -208,7 +196,7 @@ class SubwordTokenizer(Tokenizer[Subwords]):
 
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_draw(chunks(), cls.SENTENCES),
+                sentence_iterator=_draw(chunks(), cls.CHUNKS),
                 model_writer=model,
                 model_type=config.algorithm,
                 vocab_size=config.vocabulary_size,
@@ -241,9 +229,8 @@ class SubwordTokenizer(Tokenizer[Subwords]):
         try:
             return cls(config, _processor(file.read_bytes()))
         except OSError as error:
-            raise UserError(
-                f"{file}: the subword model cannot be read: {error.strerror}."
-            ) from None
+            reason = error.strerror
+            raise UserError(f"{file}: the subword model cannot be read: {reason}.") from None
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{file}: not a subword model of ours, or damaged: {error}") from None
 
@@ -254,9 +241,8 @@ class SubwordTokenizer(Tokenizer[Subwords]):
         return self.processor.encode(_escape(self.normalize(text)), out_type=str)
 
     def tokenize_all(self, lines: Sequence[str]) -> list[list[str]]:
-        return self.processor.encode(
-            [_escape(self.normalize(line)) for line in lines], out_type=str
-        )
+        texts = [_escape(self.normalize(line)) for line in lines]
+        return self.processor.encode(texts, out_type=str)
 
     def sample(self, text: str) -> list[str]:
         if not self.samples:
@@ -310,8 +296,7 @@ def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
 
 def _training_error(config: Subwords, message: str) -> UserError:
     """sentencepiece's message, in words that help."""
-    too_small = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
-    if too_small:
+    if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return UserError(
             f"tokenizer.vocabulary_size is {config.vocabulary_size}, but the text's characters, the 256 bytes and the "
             f"special tokens alone are {too_small[1]}. Make it larger than that, or character_coverage (now "
