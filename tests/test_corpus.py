@@ -11,6 +11,7 @@ from hypothesis import example, given, strategies as st
 
 from mtcli.config import TSV, Plain
 from mtcli.support.errors import UserError
+from mtcli.text import corpus as corpus_module
 from mtcli.text.corpus import (
     Arriving,
     Pair,
@@ -80,6 +81,25 @@ def test_lines_of_a_pipe_are_ready_as_soon_as_they_are_whole(chunks):
         got += lines
         assert arriving.ready()  # the end is
     assert got == list(read_stream(io.BytesIO(sent), "pipe"))
+
+
+def test_without_select_a_pipe_is_never_ready_and_a_file_always(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("an operation was attempted on something that is not a socket")
+
+    monkeypatch.setattr(corpus_module.select, "select", fail)
+    reader, writer = os.pipe()
+    os.write(writer, b"one\n")
+    with open(reader, "rb") as stream, open(write(tmp_path / "a", "x"), "rb") as file:
+        pipe = Arriving(stream, "pipe")
+        assert not pipe.ready() and next(iter(pipe)) == "one" and not pipe.ready()
+        assert Arriving(file, "file").ready()
+        os.close(writer)
+
+
+def test_a_stream_in_memory_is_always_ready():
+    arriving = Arriving(io.BufferedReader(io.BytesIO(b"one\ntwo")), "memory")
+    assert arriving.ready() and list(arriving) == ["one", "two"] and arriving.ready()
 
 
 def test_gzip_is_read_by_name(tmp_path):

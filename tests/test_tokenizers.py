@@ -11,6 +11,7 @@ from mtcli.support.errors import UserError
 from mtcli.text.tokenizers import (
     JOINER,
     TOKENIZERS,
+    UNSPACED,
     CharacterTokenizer,
     SubwordTokenizer,
     WordTokenizer,
@@ -135,6 +136,18 @@ def test_half_a_surrogate_pair_is_refused(kind):
 )
 def test_words_and_punctuation(text, tokens):
     assert WordTokenizer(Words()).tokenize(text) == tokens.split()
+
+
+@pytest.mark.parametrize(
+    "text", ["我爱苹果", "りんごリンゴ", "ผลไม้", "ຫມາກໄມ້", "ཤིང་ཏོག་", "သစ်သီး", "ផ្លែឈើ", "々〆ｱ"]
+)
+def test_scripts_without_spaces_are_known(text):
+    assert all(map(UNSPACED.match, text)), [char for char in text if not UNSPACED.match(char)]
+
+
+@pytest.mark.parametrize("text", ["apple", "яблоко", "사과", "सेब", "تفاح", "1.,"])
+def test_scripts_with_spaces_are_not_taken_for_unspaced(text):
+    assert not any(map(UNSPACED.match, text))
 
 
 # ----------------------------------------------------------------------------------------------------------- subwords

@@ -47,15 +47,15 @@ def learn(config: Config, read: Callable[[], Iterable[tuple[str, ...]]]) -> tupl
 
     ``read`` starts reading the pairs (source, target, …) from the beginning at each call; they are not kept in memory.
     """
-    if next(iter(read()), None) is None:
-        raise UserError(
-            "There is no training pair to build a vocabulary from: data.train holds none."
-        )
+
+    def texts(*sides: int) -> Callable[[], Iterable[str]]:
+        return lambda: (pair[side] for pair in read() for side in sides)
+
+    source, target = config.tokenizers
     if config.shared_vocabulary:
-        codec = _learn(config.tokenizers[0], lambda: (text for pair in read() for text in pair[:2]))
+        codec = _learn(source, texts(0, 1))
         return codec, codec
-    source = _learn(config.tokenizers[0], lambda: (pair[0] for pair in read()))
-    return source, _learn(config.tokenizers[1], lambda: (pair[1] for pair in read()))
+    return _learn(source, texts(0)), _learn(target, texts(1))
 
 
 def _learn(config: Characters | Words | Subwords, read: Callable[[], Iterable[str]]) -> Codec:
@@ -65,6 +65,8 @@ def _learn(config: Characters | Words | Subwords, read: Callable[[], Iterable[st
     counts: Counter[str] = Counter()
     for line in read():
         counts.update(tokenizer.tokenize(line))
+    if not counts:
+        raise UserError("There is no text to build a vocabulary from.")
     vocabulary = Vocabulary.build(counts, config.min_count, config.max_size)
     if len(vocabulary) > LARGE_VOCABULARY:
         log.warning(

@@ -86,7 +86,7 @@ class Arriving:
     BLOCK = 1 << 16  # bytes that a pipe holds
     PATIENCE = 0.001  # seconds in which a writer at work writes more
 
-    def __init__(self, stream: io.BufferedReader, name: str):
+    def __init__(self, stream: BinaryIO, name: str):
         self.stream, self.name = stream, name
         self.complete: deque[bytes] = deque()
         self.parts: list[bytes] = []  # of a line whose end has not come yet
@@ -119,7 +119,7 @@ class Arriving:
 
     def _read(self) -> None:
         """Take what has come, or wait for something."""
-        block = self.stream.read1(self.BLOCK)
+        block = self.stream.read1(self.BLOCK)  # type: ignore[attr-defined]
         self.ended = not block
         for part in io.BytesIO(block):
             self.parts.append(part)

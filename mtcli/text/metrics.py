@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sacrebleu.metrics import BLEU, CHRF, TER, base as sacrebleu
 from sacrebleu.significance import PairedTest
 from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
-from sacrebleu.utils import SACREBLEU_DIR, sum_of_lists
+from sacrebleu.utils import SACREBLEU_DIR
 
 from ..support.errors import UserError
 
@@ -56,9 +56,7 @@ class Comparison(NamedTuple):
     value: float
     mean: float  # over the resampled corpora
     interval: float  # the 95 % confidence interval is mean ± interval
-    p_value: (
-        float | None
-    )  # of the difference from the first system; None for the first system itself
+    p_value: float | None  # of the difference from the first system, for which it is None
     signature: str
 
 
@@ -88,7 +86,7 @@ class ExactMatch(sacrebleu.Metric):
         return sacrebleu.Score("exact_match", 100 * float(stats[0]) / float(stats[1]))
 
     def _aggregate_and_compute(self, stats: list[list[int]]) -> sacrebleu.Score:
-        return self._compute_score_from_stats(sum_of_lists(stats))
+        return self._compute_score_from_stats([sum(column) for column in zip(*stats)])
 
 
 def _bleu(options: Options) -> sacrebleu.Metric:
