@@ -80,7 +80,7 @@ def score(
 @pytest.mark.parametrize(
     "references", [first(ENGLISH), [texts[:1] + texts[-1:] for texts in ENGLISH]]
 )
-def test_english_scores_are_those_of_sacrebleus_command_line(
+def test_english_scores_equal_sacrebleus_command_line(
     tmp_path: Path, references: list[list[str]]
 ) -> None:
     ours = metrics.score(
@@ -93,7 +93,7 @@ def test_english_scores_are_those_of_sacrebleus_command_line(
         assert mine.signature == theirs["signature"]
 
 
-def test_lowercase_is_that_of_sacrebleus_command_line(tmp_path: Path) -> None:
+def test_lowercase_scores_equal_sacrebleus_command_line(tmp_path: Path) -> None:
     ours = metrics.score(
         ["bleu", "chrf", "ter"], HYPOTHESES, first(ENGLISH), Options(lowercase=True)
     )
@@ -104,7 +104,7 @@ def test_lowercase_is_that_of_sacrebleus_command_line(tmp_path: Path) -> None:
     )
 
 
-def test_chinese_is_cut_into_characters(tmp_path: Path) -> None:
+def test_chinese_is_scored_in_characters(tmp_path: Path) -> None:
     ours = metrics.score(
         ["bleu", "chrf", "ter"], CHINESE_HYPOTHESES, CHINESE, Options(target_language="zh-CN")
     )
@@ -113,7 +113,7 @@ def test_chinese_is_cut_into_characters(tmp_path: Path) -> None:
     for mine, theirs in zip(ours.values(), said, strict=True):
         assert mine.value == pytest.approx(theirs["score"], abs=1e-7)
         assert mine.signature == theirs["signature"]
-    assert ours["ter"].value < 50  # in words, each of two lines would be wrong as a whole
+    assert ours["ter"].value < 50  # in words, two of the three lines would be all wrong
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -142,7 +142,7 @@ def test_lines_may_have_any_number_of_references(name: str) -> None:
     assert "nrefs:var" in score(name, HYPOTHESES, ENGLISH).signature
 
 
-def test_exact_match_is_a_share_of_lines() -> None:
+def test_exact_match_is_a_percentage_of_lines() -> None:
     references = [["a b"], ["c", "d"], ["e"], [""]]
     assert score("exact_match", ["a b ", "d", "x", ""], references).value == 75
     assert (
@@ -203,7 +203,7 @@ def test_the_tokenizer_follows_the_target_language(language: str | None, expecte
 @pytest.mark.parametrize(
     "language, without, wanted", [("jpn", "char", "ja-mecab"), ("ko-KR", "13a", "ko-mecab")]
 )
-def test_mecab_is_used_where_installed(language, without, wanted, monkeypatch, caplog) -> None:
+def test_mecab_is_used_if_installed(language, without, wanted, monkeypatch, caplog) -> None:
     bleu_tokenizer.cache_clear()
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
     assert bleu_tokenizer(language) == bleu_tokenizer(language) == without
@@ -218,14 +218,14 @@ def test_mecab_is_used_where_installed(language, without, wanted, monkeypatch, c
     bleu_tokenizer.cache_clear()
 
 
-def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flores200_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "SACREBLEU_DIR", str(tmp_path))
     with pytest.raises(UserError, match=r"'flores200' needs a file: save http\S+ as .*flores200"):
         score("bleu", ["a"], [["a"]], Options("flores200"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_config_names_what_is_here() -> None:
+def test_the_config_allows_the_metrics_and_tokenizers_there_are() -> None:
     allowed = typing.get_args(
         typing.get_args(config.Evaluation.model_fields["bleu_tokenizer"].annotation)[0]
     )
@@ -236,7 +236,7 @@ def test_the_config_names_what_is_here() -> None:
 # ---------------------------------------------------------------------------------------------------------- comparison
 
 
-def test_the_comparison_is_sacrebleus_paired_bootstrap() -> None:
+def test_compare_equals_sacrebleus_paired_bootstrap() -> None:
     systems = [("base", OTHERS * 5), ("new", HYPOTHESES * 5)]
     rows = compare(systems, first(ENGLISH) * 5, ["ter", "bleu", "chrf"], samples=200)
     lines = [texts[0] for texts in ENGLISH] * 5
@@ -256,7 +256,7 @@ def test_the_comparison_is_sacrebleus_paired_bootstrap() -> None:
     )  # the seed holds
 
 
-def test_a_comparison_tells_a_difference_from_none() -> None:
+def test_compare_tells_a_difference_from_none() -> None:
     references = [[f"line number {number} of the text"] for number in range(60)]
     good = [texts[0] for texts in references]
     bad = [text if number % 2 else "nothing of it" for number, text in enumerate(good)]
@@ -272,7 +272,7 @@ def test_a_comparison_tells_a_difference_from_none() -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_bad_corpora_are_refused(name: str) -> None:
+def test_bad_corpora_raise(name: str) -> None:
     with pytest.raises(UserError, match="nothing to score"):
         score(name, [], [])
     with pytest.raises(UserError, match="2 hypotheses for 1 lines of references"):
@@ -283,7 +283,7 @@ def test_bad_corpora_are_refused(name: str) -> None:
         compare([("old", ["a"]), ("new", ["a", "b"])], [["a"]], [name])
 
 
-def test_bad_names_and_counts_are_refused() -> None:
+def test_bad_names_and_counts_raise() -> None:
     with pytest.raises(
         UserError, match="metric 'blue' is not known; choose bleu, chrf, ter, exact_match"
     ):

@@ -43,10 +43,7 @@ class Codec:
 
 
 def learn(config: Config, read: Callable[[], Iterable[tuple[str, ...]]]) -> tuple[Codec, Codec]:
-    """Train tokenizers and build vocabularies, source and target, from training pairs.
-
-    ``read`` starts reading the pairs (source, target, …) from the beginning at each call; they are not kept in memory.
-    """
+    """Train tokenizers and build vocabularies. Each call of ``read`` reads all pairs (source, target, …) again."""
 
     def texts(*sides: int) -> Callable[[], Iterable[str]]:
         return lambda: (pair[side] for pair in read() for side in sides)

@@ -2,8 +2,6 @@
 
 A file is UTF-8, plain or gzip (by its name, ``.gz``). Lines end at LF or CR LF and at nothing else: U+2028, U+0085,
 form feeds and single carriage returns are part of a line. A byte order mark at the start of a file is not.
-
-A new format is a function from its config section to `Rows`, and a line in READERS.
 """
 
 from __future__ import annotations
@@ -26,7 +24,8 @@ from ..support.errors import UserError
 
 log = logging.getLogger("mtcli")
 
-Rows = Iterator[tuple[str, list[str], str]]  # source, references (at least one), place
+# What a reader of a format gives, in the order of the file: source, references (at least one), place.
+Rows = Iterator[tuple[str, list[str], str]]
 
 
 class Pair(NamedTuple):
@@ -38,10 +37,7 @@ class Pair(NamedTuple):
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
-    """The lines of a file, without their ends, read one by one.
-
-    Raises UserError where the file cannot be opened or decompressed, or a line is not UTF-8.
-    """
+    """The lines of a file, without their ends. Raises UserError where it cannot be read or is not UTF-8."""
     with _open(path) as stream:
         yield from read_stream(stream, str(path))
 
@@ -133,8 +129,8 @@ class Arriving:
 def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> Iterator[Pair]:
     """The pairs of a corpus, in order; of several references the first.
 
-    ``skip_blank`` (for training) leaves out a pair with a side that is nothing but white space; one warning at the
-    end gives their number, unless ``warn`` is false. Raises UserError where sides do not match up or no pair is left.
+    ``skip_blank`` leaves out pairs with a blank side; unless ``warn`` is false, one warning at the end has their
+    number. Raises UserError where sides do not match up or no pair is left.
     """
     skipped, first_skipped, kept = 0, "", 0
     for source, references, place in READERS[type(corpus)](corpus):
@@ -154,10 +150,9 @@ def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> I
 
 
 def read_evaluation(corpus: TSV | Plain) -> tuple[list[str], list[list[str]]]:
-    """All sources, and at least one reference for each. Blank lines are kept.
+    """All sources, and for each its references that are not blank, or a blank one.
 
-    A line may have fewer references than others: blank ones beside one that is not blank are left out. Raises
-    UserError where sides do not match up or there is no line.
+    Raises UserError where sides do not match up or there is no line.
     """
     sources, references = [], []
     for source, row, _ in READERS[type(corpus)](corpus):

@@ -116,8 +116,8 @@ METRICS: dict[str, Callable[[Options], sacrebleu.Metric]] = {
 def bleu_tokenizer(target_language: str | None, wanted: str | None = None) -> str:
     """The name of the sacreBLEU tokenizer for a language: ``wanted``, or the usual one.
 
-    Chinese: zh; Japanese and Korean: ja-mecab and ko-mecab if installed; languages written without spaces: char;
-    all others: 13a. Raises UserError where ``wanted`` is unknown or cannot run here.
+    That is zh for Chinese, ja-mecab and ko-mecab if installed, char for other languages without spaces between words,
+    13a for the rest. Raises UserError where ``wanted`` is unknown or cannot run here.
     """
     if wanted is not None:
         _check_tokenizer(wanted)
@@ -167,10 +167,9 @@ def score(
     references: Sequence[Sequence[str]],
     options: Options = Options(),
 ) -> dict[str, Score]:
-    """Scores by several metrics, by name; any line may have any number of references.
+    """Scores by several metrics, by name. Lines may differ in their number of references.
 
-    Raises UserError for an unknown metric or tokenizer, an empty corpus, sides of unequal length and a line without a
-    reference.
+    Raises UserError for an unknown name, an empty corpus, sides of unequal length and a line without a reference.
     """
     _check_lines(hypotheses, references)
     scores = {}

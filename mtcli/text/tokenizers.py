@@ -1,7 +1,4 @@
-"""Text to tokens and back.
-
-A new tokenizer is a class here, a section in config/schema.py, and a line in TOKENIZERS.
-"""
+"""Text to tokens and back."""
 
 from __future__ import annotations
 
@@ -25,8 +22,7 @@ from .vocab import BOS, EOS, PAD, SPECIAL, UNK
 
 log = logging.getLogger("mtcli")
 
-# Characters of scripts without spaces between words, as ranges for patterns. IDEOGRAPHS are Chinese and Japanese;
-# UNSPACED also has Thai, Lao, Tibetan, Burmese and Khmer.
+# Scripts without spaces between words: Chinese and Japanese; and these, Thai, Lao, Tibetan, Burmese and Khmer.
 IDEOGRAPHS = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 UNSPACED = re.compile(f"[{IDEOGRAPHS}\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]")
 
@@ -34,10 +30,7 @@ Section = TypeVar("Section", Characters, Words, Subwords)
 
 
 class Tokenizer(Generic[Section]):
-    """Cuts a line of text into tokens, and joins tokens to text.
-
-    ``tokenize`` begins with ``normalize``. Tokens are never empty and hold no line end, and neither does joined text.
-    """
+    """Cuts a line of text into tokens that are not empty, and joins tokens to a line of text."""
 
     samples = False  # whether ``sample`` differs from ``tokenize``
 
@@ -69,7 +62,7 @@ class Tokenizer(Generic[Section]):
         return text.lower() if self.config.lowercase else text
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens of a line."""
+        """The tokens of a line, which is normalized first."""
         raise NotImplementedError
 
     def tokenize_all(self, lines: Sequence[str]) -> list[list[str]]:
@@ -118,9 +111,8 @@ def _word_pattern() -> re.Pattern[str]:
 class WordTokenizer(Tokenizer[Words]):
     """Words and punctuation marks are tokens; runs of white space become one space.
 
-    Where two tokens touch in the text, one carries a joiner: the left one if only the right one is a word, else the
-    right one. ``(red) apples.`` is ``(￭ red ￭) apples ￭.``, and ``apples .`` is another text. A joiner in the text
-    becomes ■.
+    Where two tokens touch, one carries a joiner: the left one if only the right one is a word, else the right one.
+    ``(red) apples.`` is ``(￭ red ￭) apples ￭.``. A joiner in the text becomes ■.
     """
 
     def tokenize(self, text: str) -> list[str]:
@@ -149,15 +141,15 @@ _random = Random()
 
 
 def seed_sampling(seed: int) -> None:
-    """Seed the generator of `SubwordTokenizer.sample`: the same seed gives the same segmentations in every process."""
+    """Seed the generator of `Tokenizer.sample`: a seed gives the same segmentations in every process."""
     _random.seed(seed)
 
 
 class SubwordTokenizer(Tokenizer[Subwords]):
     """Pieces of words, learnt by sentencepiece; a character without a piece is spelt in bytes. Lossless.
 
-    bpe: Sennrich et al. 2016; unigram: Kudo 2018. sentencepiece writes a space as ▁ (U+2581), so a ▁ of the text is
-    escaped before (and so is the escape character).
+    bpe: Sennrich et al. 2016; unigram: Kudo 2018. sentencepiece writes a space as ▁, so a ▁ of the text is escaped
+    (and so is the escape character).
     """
 
     CHUNK = 1000  # characters of a chunk of text: unigram learning fails on very long words
@@ -177,10 +169,9 @@ class SubwordTokenizer(Tokenizer[Subwords]):
 
     @classmethod
     def train(cls, config: Subwords, lines: Iterable[str]) -> SubwordTokenizer:
-        """Learn pieces from text.
+        """Learn pieces from text; a small text gives fewer than ``vocabulary_size``, with a warning.
 
-        A small text may give fewer than ``vocabulary_size``; a warning says so. Raises UserError where the text has
-        more characters than that, or is empty.
+        Raises UserError where the text has more distinct characters than that, or is empty.
         """
         model, failures = io.BytesIO(), []
 
@@ -263,10 +254,7 @@ class SubwordTokenizer(Tokenizer[Subwords]):
 
 
 def _draw(items: Iterator[str], count: int) -> Iterator[str]:
-    """``count`` of the items at random, each as likely as any other, or all in order if there are no more.
-
-    Always the same ones, unlike sentencepiece's own sampling (Vitter 1985, algorithm R).
-    """
+    """``count`` items at random, always the same ones, unlike sentencepiece's own (Vitter 1985, algorithm R)."""
     drawn, random = list(islice(items, count)), Random(0)
     for number, item in enumerate(items, count + 1):
         if (place := random.randrange(number)) < count:
@@ -298,15 +286,12 @@ def _training_error(config: Subwords, message: str) -> UserError:
     """sentencepiece's message, in words that help."""
     if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return UserError(
-            f"tokenizer.vocabulary_size is {config.vocabulary_size}, but the text's characters, the 256 bytes and the "
-            f"special tokens alone are {too_small[1]}. Make it larger than that, or character_coverage (now "
-            f"{config.character_coverage}) smaller."
+            f"tokenizer.vocabulary_size is {config.vocabulary_size}, but the text's characters, the 256 bytes and the special "
+            f"tokens alone are {too_small[1]}. Make it larger, or character_coverage (now {config.character_coverage}) smaller."
         )
     if "sentences_.empty()" in message:
         return UserError("There is no text to learn subwords from: every line is blank.")
-    return UserError(
-        f"sentencepiece could not learn tokenizer.algorithm {config.algorithm} from the text: {message}"
-    )
+    return UserError(f"sentencepiece could not learn {config.algorithm} from the text: {message}")
 
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {

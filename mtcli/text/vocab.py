@@ -14,10 +14,7 @@ SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
 
 
 class Vocabulary:
-    """A list of distinct tokens, the special ones first; a token's index is its id.
-
-    A text cannot spell a special token: what looks like one is UNK.
-    """
+    """Distinct tokens, the special ones first; an index is an id. A text that spells a special token gets UNK."""
 
     def __init__(self, tokens: Iterable[str]):
         self.tokens = list(tokens)
