@@ -11,6 +11,7 @@ from hypothesis import example, given, strategies as st
 
 from mtcli.config import TSV, Plain
 from mtcli.support.errors import UserError
+from mtcli.text import corpus as corpus_module
 from mtcli.text.corpus import (
     Arriving,
     Pair,
@@ -42,7 +43,7 @@ def write(path: Path, *lines: str) -> str:
 @example(content="\ufeff")
 @example(content="\ufeff\r\na")
 @example(content="a\r\r\nb\rc\r")
-def test_lines_are_what_lies_between_line_feeds(tmp_path, content):
+def test_lines_end_at_line_feeds_only(tmp_path, content):
     expected = content.encode().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not expected[-1]:
         expected.pop()
@@ -54,7 +55,7 @@ def test_lines_are_what_lies_between_line_feeds(tmp_path, content):
 
 
 @given(content=st.binary())
-def test_any_bytes_give_lines_or_a_message(content):
+def test_any_bytes_give_lines_or_a_user_error(content):
     try:
         assert "".join(read_stream(io.BytesIO(content), "text")).count("\n") == 0
     except UserError as error:
@@ -64,7 +65,7 @@ def test_any_bytes_give_lines_or_a_message(content):
 
 
 @given(chunks=st.lists(st.text("ab\n\r\ufeff").map(str.encode)))
-def test_lines_of_a_pipe_are_ready_as_soon_as_they_are_whole(chunks):
+def test_lines_of_a_pipe_are_ready_as_soon_as_they_are_complete(chunks):
     reader, writer = os.pipe()
     sent, got = b"", []
     with open(reader, "rb") as stream:
@@ -82,6 +83,25 @@ def test_lines_of_a_pipe_are_ready_as_soon_as_they_are_whole(chunks):
     assert got == list(read_stream(io.BytesIO(sent), "pipe"))
 
 
+def test_without_select_a_pipe_is_never_ready_and_a_file_always(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("an operation was attempted on something that is not a socket")
+
+    monkeypatch.setattr(corpus_module.select, "select", fail)
+    reader, writer = os.pipe()
+    os.write(writer, b"one\n")
+    with open(reader, "rb") as stream, open(write(tmp_path / "a", "x"), "rb") as file:
+        pipe = Arriving(stream, "pipe")
+        assert not pipe.ready() and next(iter(pipe)) == "one" and not pipe.ready()
+        assert Arriving(file, "file").ready()
+        os.close(writer)
+
+
+def test_a_stream_in_memory_is_always_ready():
+    arriving = Arriving(io.BufferedReader(io.BytesIO(b"one\ntwo")), "memory")
+    assert arriving.ready() and list(arriving) == ["one", "two"] and arriving.ready()
+
+
 def test_gzip_is_read_by_name(tmp_path):
     (tmp_path / "a.gz").write_bytes(
         gzip.compress(b"\xef\xbb\xbfone\r\n\n") + gzip.compress(b"three")
@@ -90,12 +110,12 @@ def test_gzip_is_read_by_name(tmp_path):
     assert count_lines(tmp_path / "a.gz") == 3
 
 
-def test_a_line_of_a_megabyte(tmp_path):
+def test_a_line_of_a_megabyte_is_read(tmp_path):
     line = "苹果 " * 250_000
     assert list(read_lines(write(tmp_path / "a", line, "b"))) == [line, "b"]
 
 
-def test_bytes_that_are_not_utf8_are_found(tmp_path):
+def test_invalid_utf8_raises_with_line_and_byte(tmp_path):
     (tmp_path / "a").write_bytes(b"good\nalso good\nna\xefve\n")
     lines = read_lines(tmp_path / "a")
     assert [next(lines), next(lines)] == ["good", "also good"]
@@ -112,14 +132,14 @@ def test_bytes_that_are_not_utf8_are_found(tmp_path):
         (gzip.compress(b"text\n" * 999)[:10] + b"\xff" * 50, "invalid"),
     ],
 )
-def test_damaged_gzip_is_named(tmp_path, content, complaint):
+def test_damaged_gzip_raises_with_the_file(tmp_path, content, complaint):
     (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(UserError, match=rf"a\.gz.*{complaint}|a\.gz:1: .* not UTF-8"):
         list(read_lines(tmp_path / "a.gz"))
 
 
 @given(data=st.data())
-def test_gzip_with_a_flipped_bit_gives_its_lines_or_a_message(tmp_path, data):
+def test_gzip_with_a_flipped_bit_gives_its_lines_or_a_user_error(tmp_path, data):
     content = bytearray(gzip.compress(b"one\ntwo\nthree\n" * 9, mtime=0))
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     (tmp_path / "a.gz").write_bytes(content)
@@ -131,7 +151,7 @@ def test_gzip_with_a_flipped_bit_gives_its_lines_or_a_message(tmp_path, data):
         assert lines == ["one", "two", "three"] * 9
 
 
-def test_what_cannot_be_opened_is_named(tmp_path):
+def test_a_file_that_cannot_be_opened_raises_with_its_path(tmp_path):
     for path, complaint in [
         (tmp_path, "Is a directory"),
         (tmp_path / "b", "No such file"),
@@ -145,7 +165,7 @@ def test_what_cannot_be_opened_is_named(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_named(tmp_path):
+def test_a_file_without_permission_raises_with_its_path(tmp_path):
     Path(write(tmp_path / "a", "x")).chmod(0)
     with pytest.raises(UserError, match="a: cannot be read: Permission denied"):
         list(read_lines(tmp_path / "a"))
@@ -154,7 +174,7 @@ def test_a_file_without_permission_is_named(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- pairs
 
 
-def test_pairs_of_a_tsv_by_column(tmp_path):
+def test_tsv_columns_choose_source_and_target(tmp_path):
     path = write(tmp_path / "a.tsv", "1\tapple\t苹果", "2\tpear\t梨\tfurther")
     assert list(read_pairs(TSV(path=path, columns=(2, 3)), skip_blank=True)) == [
         Pair("apple", "苹果", f"{path}:1"),
@@ -166,7 +186,7 @@ def test_pairs_of_a_tsv_by_column(tmp_path):
     )
 
 
-def test_a_row_without_the_columns_is_named(tmp_path):
+def test_a_tsv_row_with_too_few_columns_raises_with_its_line(tmp_path):
     path = write(tmp_path / "a.tsv", "a\tb", "one  two")
     with pytest.raises(
         UserError, match=r"a\.tsv:2: columns 1 and 2 are asked for, but the row has 1\."
@@ -175,7 +195,7 @@ def test_a_row_without_the_columns_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("short, long", [("source", "target"), ("target", "source")])
-def test_files_of_unequal_length_are_both_named(tmp_path, short, long):
+def test_files_of_unequal_length_raise_with_both_lengths(tmp_path, short, long):
     sides = {
         short: write(tmp_path / short, "a", "b"),
         long: write(tmp_path / long, "a", "b", "c", "d"),
@@ -188,14 +208,14 @@ def test_files_of_unequal_length_are_both_named(tmp_path, short, long):
 
 
 @pytest.mark.parametrize("lines", [[], ["\t"], [" \tb", "a\t"]])
-def test_a_corpus_without_a_pair_is_an_error(tmp_path, lines):
+def test_a_corpus_without_a_pair_raises(tmp_path, lines):
     path = write(tmp_path / "a.tsv", *lines)
     with pytest.raises(UserError, match="a.tsv: holds no sentence pair"):
         list(read_pairs(TSV(path=path), skip_blank=True))
 
 
 @given(rows=st.lists(st.tuples(SIDE, SIDE), min_size=1))
-def test_line_n_stays_with_line_n(tmp_path, rows):
+def test_line_n_of_the_source_stays_with_line_n_of_the_target(tmp_path, rows):
     """Blank lines, and characters that others take for line ends, shift nothing, in either kind of file."""
     rows = [(source.removesuffix("\r"), target.removesuffix("\r")) for source, target in rows]
     source = write(tmp_path / "source", *(row[0] for row in rows))
@@ -230,7 +250,7 @@ def test_skipped_pairs_are_counted_in_one_warning(tmp_path, caplog):
 # -------------------------------------------------------------------------------------------------------- evaluation
 
 
-def test_references_from_several_files_or_columns(tmp_path):
+def test_references_are_read_from_several_files_or_columns(tmp_path):
     source = write(tmp_path / "source", "one", "two", "")
     first, second = write(tmp_path / "1", "a", "", ""), write(tmp_path / "2", "b", "d", "")
     columns = write(tmp_path / "r.tsv", "a\tb\tc", "d\t", "")
@@ -252,7 +272,7 @@ def test_references_from_several_files_or_columns(tmp_path):
     assert [pair.target for pair in pairs] == ["a", "d", ""]
 
 
-def test_every_reference_file_must_be_as_long(tmp_path):
+def test_a_reference_file_that_is_too_short_raises(tmp_path):
     files = [
         write(tmp_path / name, *lines)
         for name, lines in [("s", "abc"), ("r1", "abc"), ("r2", "ab")]
@@ -261,6 +281,6 @@ def test_every_reference_file_must_be_as_long(tmp_path):
         read_evaluation(Plain(source=files[0], target=files[1:]))
 
 
-def test_nothing_to_evaluate_on_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="s: holds no sentence pair"):
+def test_an_empty_test_set_raises(tmp_path):
+    with pytest.raises(UserError, match=r"s \+ .*t: holds no sentence pair"):
         read_evaluation(Plain(source=write(tmp_path / "s"), target=write(tmp_path / "t")))

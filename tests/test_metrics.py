@@ -16,7 +16,7 @@ from sacrebleu.significance import PairedTest
 from mtcli import config
 from mtcli.support.errors import UserError
 from mtcli.text import metrics
-from mtcli.text.metrics import METRICS, bleu_tokenizer, compare, score, score_all
+from mtcli.text.metrics import METRICS, Options, Score, bleu_tokenizer, compare
 
 ENGLISH = [
     ["The cat sat on the mat today.", "Today the cat was sitting on the mat."],
@@ -71,13 +71,21 @@ def first(references: list[list[str]]) -> list[list[str]]:
     return [texts[:1] for texts in references]
 
 
+def score(
+    name: str, hypotheses: list[str], references: list[list[str]], options: Options = Options()
+) -> Score:
+    return metrics.score([name], hypotheses, references, options)[name]
+
+
 @pytest.mark.parametrize(
     "references", [first(ENGLISH), [texts[:1] + texts[-1:] for texts in ENGLISH]]
 )
-def test_english_scores_are_those_of_sacrebleus_command_line(
+def test_english_scores_equal_sacrebleus_command_line(
     tmp_path: Path, references: list[list[str]]
 ) -> None:
-    ours = score_all(["bleu", "chrf", "ter"], HYPOTHESES, references, target_language="en")
+    ours = metrics.score(
+        ["bleu", "chrf", "ter"], HYPOTHESES, references, Options(target_language="en")
+    )
     for mine, theirs in zip(
         ours.values(), sacrebleu(tmp_path, references, HYPOTHESES), strict=True
     ):
@@ -85,8 +93,10 @@ def test_english_scores_are_those_of_sacrebleus_command_line(
         assert mine.signature == theirs["signature"]
 
 
-def test_lowercase_is_that_of_sacrebleus_command_line(tmp_path: Path) -> None:
-    ours = score_all(["bleu", "chrf", "ter"], HYPOTHESES, first(ENGLISH), lowercase=True)
+def test_lowercase_scores_equal_sacrebleus_command_line(tmp_path: Path) -> None:
+    ours = metrics.score(
+        ["bleu", "chrf", "ter"], HYPOTHESES, first(ENGLISH), Options(lowercase=True)
+    )
     theirs = sacrebleu(tmp_path, first(ENGLISH), HYPOTHESES, "--lowercase", "--chrf-lowercase")
     assert [mine.signature for mine in ours.values()] == [their["signature"] for their in theirs]
     assert [mine.value for mine in ours.values()] == pytest.approx(
@@ -94,14 +104,16 @@ def test_lowercase_is_that_of_sacrebleus_command_line(tmp_path: Path) -> None:
     )
 
 
-def test_chinese_is_cut_into_characters(tmp_path: Path) -> None:
-    ours = score_all(["bleu", "chrf", "ter"], CHINESE_HYPOTHESES, CHINESE, target_language="zh-CN")
+def test_chinese_is_scored_in_characters(tmp_path: Path) -> None:
+    ours = metrics.score(
+        ["bleu", "chrf", "ter"], CHINESE_HYPOTHESES, CHINESE, Options(target_language="zh-CN")
+    )
     options = ["--tokenize", "zh", "--ter-normalized", "--ter-asian-support"]
     said = sacrebleu(tmp_path, CHINESE, CHINESE_HYPOTHESES, *options)
     for mine, theirs in zip(ours.values(), said, strict=True):
         assert mine.value == pytest.approx(theirs["score"], abs=1e-7)
         assert mine.signature == theirs["signature"]
-    assert ours["ter"].value < 50  # in words, each of two lines would be wrong as a whole
+    assert ours["ter"].value < 50  # in words, two of the three lines would be all wrong
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -130,24 +142,27 @@ def test_lines_may_have_any_number_of_references(name: str) -> None:
     assert "nrefs:var" in score(name, HYPOTHESES, ENGLISH).signature
 
 
-def test_exact_match_is_a_share_of_lines() -> None:
+def test_exact_match_is_a_percentage_of_lines() -> None:
     references = [["a b"], ["c", "d"], ["e"], [""]]
     assert score("exact_match", ["a b ", "d", "x", ""], references).value == 75
     assert (
         score("exact_match", ["A b", "D", "a  b", " "], references).value == 25
     )  # case and inner spaces count
-    assert score("exact_match", ["A b", "D", "a  b", " "], references, lowercase=True).value == 75
-    assert "case:lc" in score("exact_match", ["a"], [["a"]], lowercase=True).signature
+    assert (
+        score("exact_match", ["A b", "D", "a  b", " "], references, Options(lowercase=True)).value
+        == 75
+    )
+    assert "case:lc" in score("exact_match", ["a"], [["a"]], Options(lowercase=True)).signature
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=12), min_size=1, max_size=4))
 def test_any_text_can_be_scored_and_a_copy_is_perfect(lines: list[str]) -> None:
-    copied = score_all(list(METRICS), lines, [[line] for line in lines])
+    copied = metrics.score(list(METRICS), lines, [[line] for line in lines])
     assert copied["exact_match"].value == 100
     assert copied["ter"].value == 0
     if any("".join(line.split()) for line in lines):
         assert copied["chrf"].value == pytest.approx(100)
-    nothing = score_all(list(METRICS), ["" for _ in lines], [["x" + line] for line in lines])
+    nothing = metrics.score(list(METRICS), ["" for _ in lines], [["x" + line] for line in lines])
     assert nothing["bleu"].value == nothing["chrf"].value == nothing["exact_match"].value == 0
     assert nothing["ter"].value == 100
 
@@ -188,8 +203,8 @@ def test_the_tokenizer_follows_the_target_language(language: str | None, expecte
 @pytest.mark.parametrize(
     "language, without, wanted", [("jpn", "char", "ja-mecab"), ("ko-KR", "13a", "ko-mecab")]
 )
-def test_mecab_is_used_where_installed(language, without, wanted, monkeypatch, caplog) -> None:
-    metrics._warn_once.cache_clear()
+def test_mecab_is_used_if_installed(language, without, wanted, monkeypatch, caplog) -> None:
+    bleu_tokenizer.cache_clear()
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
     assert bleu_tokenizer(language) == bleu_tokenizer(language) == without
     assert caplog.text.count(wanted) == 1  # said once
@@ -197,20 +212,20 @@ def test_mecab_is_used_where_installed(language, without, wanted, monkeypatch, c
         UserError, match=rf"'{wanted}' is not installed: pip install 'sacrebleu\[{wanted[:2]}\]'"
     ):
         bleu_tokenizer(language, wanted)
+    bleu_tokenizer.cache_clear()
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: object())
     assert bleu_tokenizer(language) == bleu_tokenizer(language, wanted) == wanted
+    bleu_tokenizer.cache_clear()
 
 
-def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flores200_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "SACREBLEU_DIR", str(tmp_path))
-    with pytest.raises(
-        UserError, match=r"'flores200' needs a file that is not here: save http\S+ as .*flores200"
-    ):
-        score("bleu", ["a"], [["a"]], tokenizer="flores200")
+    with pytest.raises(UserError, match=r"'flores200' needs a file: save http\S+ as .*flores200"):
+        score("bleu", ["a"], [["a"]], Options("flores200"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_config_names_what_is_here() -> None:
+def test_the_config_allows_the_metrics_and_tokenizers_there_are() -> None:
     allowed = typing.get_args(
         typing.get_args(config.Evaluation.model_fields["bleu_tokenizer"].annotation)[0]
     )
@@ -221,7 +236,7 @@ def test_the_config_names_what_is_here() -> None:
 # ---------------------------------------------------------------------------------------------------------- comparison
 
 
-def test_the_comparison_is_sacrebleus_paired_bootstrap() -> None:
+def test_compare_equals_sacrebleus_paired_bootstrap() -> None:
     systems = [("base", OTHERS * 5), ("new", HYPOTHESES * 5)]
     rows = compare(systems, first(ENGLISH) * 5, ["ter", "bleu", "chrf"], samples=200)
     lines = [texts[0] for texts in ENGLISH] * 5
@@ -241,7 +256,7 @@ def test_the_comparison_is_sacrebleus_paired_bootstrap() -> None:
     )  # the seed holds
 
 
-def test_a_comparison_tells_a_difference_from_none() -> None:
+def test_compare_tells_a_difference_from_none() -> None:
     references = [[f"line number {number} of the text"] for number in range(60)]
     good = [texts[0] for texts in references]
     bad = [text if number % 2 else "nothing of it" for number, text in enumerate(good)]
@@ -257,7 +272,7 @@ def test_a_comparison_tells_a_difference_from_none() -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_bad_corpora_are_refused(name: str) -> None:
+def test_bad_corpora_raise(name: str) -> None:
     with pytest.raises(UserError, match="nothing to score"):
         score(name, [], [])
     with pytest.raises(UserError, match="2 hypotheses for 1 lines of references"):
@@ -268,13 +283,13 @@ def test_bad_corpora_are_refused(name: str) -> None:
         compare([("old", ["a"]), ("new", ["a", "b"])], [["a"]], [name])
 
 
-def test_bad_names_and_counts_are_refused() -> None:
+def test_bad_names_and_counts_raise() -> None:
     with pytest.raises(
         UserError, match="metric 'blue' is not known; choose bleu, chrf, ter, exact_match"
     ):
         score("blue", ["a"], [["a"]])
     with pytest.raises(UserError, match="tokenizer '13b' is not known; choose 13a, intl"):
-        score("bleu", ["a"], [["a"]], tokenizer="13b")
+        score("bleu", ["a"], [["a"]], Options("13b"))
     with pytest.raises(UserError, match="two systems or more, got 1"):
         compare([("a", ["a"])], [["a"]], ["bleu"])
     with pytest.raises(UserError, match="one resampled corpus or more, got 0"):

@@ -27,7 +27,7 @@ def frequencies(sampler, word: str) -> dict[str, float]:
     return {segmentation: count / ROUNDS for segmentation, count in counts.items()}
 
 
-def test_each_merge_is_left_out_with_its_probability():
+def test_bpe_dropout_leaves_out_each_merge_with_its_probability():
     p = 0.3
     expected = {
         "abc": (1 - p) ** 2,  # ab, then abc
@@ -40,7 +40,7 @@ def test_each_merge_is_left_out_with_its_probability():
     assert frequencies(BPEDropout(SCORES, p), "abc") == pytest.approx(expected, abs=0.01)
 
 
-def test_segmentations_are_drawn_with_their_probability_to_the_power_of_alpha():
+def test_unigram_sampling_draws_by_probability_to_the_power_of_alpha():
     alpha = 0.2
     scores = {
         way: sum(SCORES[piece] for piece in way.split("·"))
@@ -52,19 +52,19 @@ def test_segmentations_are_drawn_with_their_probability_to_the_power_of_alpha():
 
 
 @given(text=LINE)
-def test_without_chance_it_is_what_sentencepiece_finds(text):
+def test_bpe_without_dropout_equals_sentencepiece(text):
     tokenizer = SUBWORDS["bpe"]
-    certain = BPEDropout(tokenizer._pieces, 0.0)
+    certain = BPEDropout(tokenizer._scores, 0.0)
     expected = [piece for piece in tokenizer.tokenize(text) if not piece.startswith("<0x")]
     found = [
         piece
         for word in _words(_escape(tokenizer.normalize(text)))
         for piece in certain(word, Random())
     ]
-    assert [piece for piece in found if piece in tokenizer._pieces] == expected
+    assert [piece for piece in found if piece in tokenizer._scores] == expected
 
 
-def test_learning_draws_from_much_text_evenly_and_always_the_same():
+def test_draw_is_uniform_and_deterministic():
     assert list(_draw(iter(range(5)), 10)) == list(range(5))
     drawn = list(_draw(iter(range(10_000)), 1000))
     assert drawn == list(_draw(iter(range(10_000)), 1000)) and len(set(drawn)) == 1000
@@ -75,7 +75,7 @@ DRAW = """
 import sys
 from pathlib import Path
 from mtcli.config import Subwords
-from mtcli.tokenizers import SubwordTokenizer, seed_sampling
+from mtcli.text.tokenizers import SubwordTokenizer, seed_sampling
 tokenizer = SubwordTokenizer.load(Subwords(algorithm=sys.argv[1], dropout=0.3), Path(sys.argv[2]))
 seed_sampling(7)
 print([tokenizer.sample(line) for line in eval(sys.argv[3])])
@@ -83,7 +83,7 @@ print([tokenizer.sample(line) for line in eval(sys.argv[3])])
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_same_seed_gives_the_same_in_every_process(tmp_path, algorithm):
+def test_a_seed_gives_the_same_segmentations_in_every_process(tmp_path, algorithm):
     text = [line for line in TEXT if "\0" not in line]
     SUBWORDS[algorithm].save(tmp_path / "subwords")
     command = [sys.executable, "-c", DRAW, algorithm, str(tmp_path / "subwords"), repr(text)]

@@ -11,6 +11,7 @@ from mtcli.support.errors import UserError
 from mtcli.text.tokenizers import (
     JOINER,
     TOKENIZERS,
+    UNSPACED,
     CharacterTokenizer,
     SubwordTokenizer,
     WordTokenizer,
@@ -57,7 +58,7 @@ LOSSLESS = {"char": CharacterTokenizer(Characters()), **SUBWORDS}
 @example(text="\u2581")
 @example(text="a\u2581 \u2581b\x1b1\x1b")
 @example(text="\x1b01\x1b")
-def test_nothing_is_lost(kind, text):
+def test_lossless_tokenizers_give_back_the_text(kind, text):
     tokenizer = LOSSLESS[kind]
     tokens = tokenizer.tokenize(text)
     assert all(tokens) and tokenizer.detokenize(tokens) == text
@@ -68,7 +69,7 @@ def test_nothing_is_lost(kind, text):
 
 @pytest.mark.parametrize("kind", ALGORITHMS)
 @given(text=LINE)
-def test_every_piece_of_a_text_is_in_the_vocabulary(kind, text):
+def test_every_subword_of_a_text_is_in_the_vocabulary(kind, text):
     vocabulary = Vocabulary(SUBWORDS[kind].pieces())
     for tokens in (SUBWORDS[kind].tokenize(text), SUBWORDS[kind].sample(text)):
         assert vocabulary.decode(vocabulary.encode(tokens)) == tokens
@@ -78,7 +79,7 @@ def test_every_piece_of_a_text_is_in_the_vocabulary(kind, text):
 @given(text=LINE)
 @example(text='a. b .c . (d) e-f "g" \'h')
 @example(text="我爱apples，也爱 梨 。")
-def test_words_lose_only_runs_of_white_space(text):
+def test_word_tokens_lose_only_runs_of_white_space(text):
     tokenizer = WordTokenizer(Words())
     tokens = tokenizer.tokenize(text)
     assert all(tokens) and not any(character.isspace() for token in tokens for character in token)
@@ -91,7 +92,7 @@ def test_words_lose_only_runs_of_white_space(text):
         st.one_of(LINE.filter(bool), st.sampled_from([*SPECIAL, JOINER, "<0x0A>", "<0xE2>"]))
     )
 )
-def test_whatever_a_model_says_is_one_line(kind, tokens):
+def test_any_tokens_give_one_line_of_text(kind, tokens):
     text = {**LOSSLESS, "word": WordTokenizer(Words())}[kind].detokenize(tokens)
     text.encode()
     assert "\n" not in text
@@ -100,13 +101,13 @@ def test_whatever_a_model_says_is_one_line(kind, tokens):
 @pytest.mark.parametrize("options", [{"lowercase": True}, {"normalization": "nfkc"}])
 @given(text=LINE)
 @example(text="ﬁne Ａ² İ")
-def test_normalisation_comes_first(options, text):
+def test_text_is_normalized_before_tokenizing(options, text):
     expected = text.lower() if "lowercase" in options else unicodedata.normalize("NFKC", text)
     assert "".join(CharacterTokenizer(Characters(**options)).tokenize(text)) == expected
 
 
 @pytest.mark.parametrize("kind", ["char", "word", *ALGORITHMS])
-def test_half_a_surrogate_pair_is_refused(kind):
+def test_a_lone_surrogate_raises_with_its_place(kind):
     tokenizer = {**LOSSLESS, "word": WordTokenizer(Words())}[kind]
     for cut in (tokenizer.tokenize, tokenizer.sample, lambda text: tokenizer.tokenize_all([text])):
         with pytest.raises(
@@ -133,21 +134,33 @@ def test_half_a_surrogate_pair_is_refused(kind):
         ("a ￭ b￭c", "a ■ b ￭■￭ c"),
     ],
 )
-def test_words_and_punctuation(text, tokens):
+def test_words_and_punctuation_are_joined_by_joiners(text, tokens):
     assert WordTokenizer(Words()).tokenize(text) == tokens.split()
+
+
+@pytest.mark.parametrize(
+    "text", ["我爱苹果", "りんごリンゴ", "ผลไม้", "ຫມາກໄມ້", "ཤིང་ཏོག་", "သစ်သီး", "ផ្លែឈើ", "々〆ｱ"]
+)
+def test_unspaced_matches_scripts_without_spaces_between_words(text):
+    assert all(map(UNSPACED.match, text)), [char for char in text if not UNSPACED.match(char)]
+
+
+@pytest.mark.parametrize("text", ["apple", "яблоко", "사과", "सेब", "تفاح", "1.,"])
+def test_unspaced_does_not_match_scripts_with_spaces(text):
+    assert not any(map(UNSPACED.match, text))
 
 
 # ----------------------------------------------------------------------------------------------------------- subwords
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_pieces_begin_with_the_special_ones_and_none_comes_twice(algorithm):
+def test_subwords_begin_with_the_special_tokens_and_are_distinct(algorithm):
     pieces = SUBWORDS[algorithm].pieces()
     assert tuple(pieces[:4]) == SPECIAL and len(set(pieces)) == len(pieces) > 260
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_learning_is_deterministic_silent_and_survives_the_disk(algorithm, tmp_path, capfd):
+def test_learning_is_deterministic_and_silent_and_can_be_saved(algorithm, tmp_path, capfd):
     tokenizer = learnt(algorithm, dropout=0.3)
     tokenizer.save(tmp_path / "source")
     loaded = SubwordTokenizer.load(tokenizer.config, tmp_path / "source")
@@ -171,14 +184,14 @@ def test_sampling_varies_and_follows_its_seed(algorithm):
     assert SUBWORDS[algorithm].samples
 
 
-def test_without_dropout_there_is_one_segmentation():
+def test_without_dropout_sampling_equals_tokenizing():
     tokenizer = learnt("bpe")
     assert not tokenizer.samples
     assert all(tokenizer.sample(line) == tokenizer.tokenize(line) for line in TEXT * 5)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_small_text_gives_what_it_has_and_says_so(algorithm, caplog):
+def test_a_small_text_gives_fewer_subwords_with_a_warning(algorithm, caplog):
     with caplog.at_level(logging.WARNING):
         tokenizer = learnt(algorithm, size=20_000)
     got = len(tokenizer.pieces())
@@ -190,7 +203,7 @@ def test_a_small_text_gives_what_it_has_and_says_so(algorithm, caplog):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_more_characters_than_pieces_is_refused(algorithm):
+def test_more_characters_than_subwords_raises(algorithm):
     with pytest.raises(
         UserError,
         match="vocabulary_size is 300, but the text's characters, .* alone are 7[0-9][0-9]",
@@ -203,19 +216,19 @@ def test_more_characters_than_pieces_is_refused(algorithm):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("lines", [[], ["", ""]])
-def test_no_text_is_refused(algorithm, lines):
+def test_learning_from_no_text_raises(algorithm, lines):
     with pytest.raises(UserError, match="There is no text to learn subwords from"):
         SubwordTokenizer.train(Subwords(algorithm=algorithm), lines)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_very_long_line_is_learnt_from(algorithm):
+def test_subwords_are_learnt_from_a_very_long_line(algorithm):
     text = "".join(chr(97 + n * n % 23) for n in range(200_000))
     tokenizer = SubwordTokenizer.train(Subwords(algorithm=algorithm, vocabulary_size=300), [text])
     assert tokenizer.detokenize(tokenizer.tokenize(text)) == text
 
 
-def test_a_failure_of_the_reader_comes_through_as_it_was():
+def test_an_error_of_the_reader_is_raised_by_learning():
     def lines():
         yield "good"
         raise UserError("a.en:2: not UTF-8")
@@ -226,7 +239,7 @@ def test_a_failure_of_the_reader_comes_through_as_it_was():
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @given(data=st.data())
-def test_a_damaged_model_is_named_or_works(algorithm, tmp_path, data):
+def test_a_damaged_subword_model_raises_or_works(algorithm, tmp_path, data):
     model = bytearray(SUBWORDS[algorithm].processor.serialized_model_proto())
     start = data.draw(st.integers(0, len(model) - 1))
     model[start : start + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
@@ -247,7 +260,7 @@ def test_a_damaged_model_is_named_or_works(algorithm, tmp_path, data):
             )
 
 
-def test_a_missing_model_or_a_stranger_is_named(tmp_path):
+def test_a_missing_or_foreign_subword_model_raises_with_its_path(tmp_path):
     with pytest.raises(UserError, match="x.model: the subword model cannot be read: No such file"):
         SubwordTokenizer.load(Subwords(), tmp_path / "x")
     model = SUBWORDS["bpe"].processor.serialized_model_proto().replace(b"<pad>", b"<PAD>")
@@ -259,5 +272,5 @@ def test_a_missing_model_or_a_stranger_is_named(tmp_path):
         SubwordTokenizer.load(Subwords(), tmp_path / "x")
 
 
-def test_the_registry_has_every_kind_of_the_config():
+def test_the_registry_has_every_tokenizer_of_the_config():
     assert set(TOKENIZERS) == {section().type for section in (Characters, Words, Subwords)}

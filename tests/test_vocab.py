@@ -12,20 +12,20 @@ from mtcli.text.vocab import BOS, EOS, PAD, SPECIAL, UNK, Vocabulary
 TOKENS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), min_size=1)
 
 
-def test_order_is_by_count_then_token_whatever_order_they_came_in():
+def test_tokens_are_ordered_by_count_then_alphabet():
     text = "b a c a b d b".split()
     built = Vocabulary.build(Counter(text)), Vocabulary.build(Counter(reversed(text)))
     assert built[0].tokens == built[1].tokens == [*SPECIAL, "b", "a", "c", "d"]
 
 
-def test_minimum_count_and_maximum_size():
+def test_min_count_and_max_size_limit_the_vocabulary():
     counts = Counter("b a c a b d b".split())
     assert Vocabulary.build(counts, min_count=2).tokens[4:] == ["b", "a"]
     assert Vocabulary.build(counts, max_size=3).tokens[4:] == ["b", "a", "c"]
     assert len(Vocabulary.build(counts, max_size=1)) == len(SPECIAL) + 1
 
 
-def test_unknown_tokens_are_unk_and_ids_of_special_ones_leave_no_trace():
+def test_unknown_tokens_are_unk_and_other_special_ids_are_dropped():
     vocabulary = Vocabulary.build({"a": 1})
     assert vocabulary.encode(["a", "zebra"]) == [4, UNK]
     assert vocabulary.decode([BOS, 4, UNK, EOS, PAD]) == ["a", "<unk>"]
@@ -39,7 +39,7 @@ def test_a_text_cannot_spell_a_special_token(special):
 
 
 @given(counts=st.dictionaries(TOKENS, st.integers(1, 5)))
-def test_round_trips(tmp_path, counts):
+def test_save_and_load_round_trip(tmp_path, counts):
     vocabulary = Vocabulary.build(counts)
     vocabulary.save(tmp_path / "v.json")
     loaded = Vocabulary.load(tmp_path / "v.json")
@@ -76,7 +76,7 @@ def test_the_file_is_json_with_one_readable_token_a_line(tmp_path):
         ),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path, content, complaint):
+def test_a_damaged_vocabulary_raises_with_its_path(tmp_path, content, complaint):
     path = tmp_path / "v.json"
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
@@ -84,6 +84,6 @@ def test_a_damaged_file_is_named(tmp_path, content, complaint):
     assert str(error.value).startswith(f"{path}: ") and complaint in str(error.value)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_vocabulary_raises_with_its_path(tmp_path):
     with pytest.raises(UserError, match="v.json: the vocabulary cannot be read: No such file"):
         Vocabulary.load(tmp_path / "v.json")

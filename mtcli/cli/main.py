@@ -135,10 +135,10 @@ def build_vocab(config: ConfigOption, run: NewRunOption = None, settings: SetOpt
                 "validation": validation if side == 0 else (each[0] for each in references),
             }
             for part, lines in texts.items():
-                r = codec.report(codecs[side], lines)
+                found = codec.coverage(codecs[side], lines)
                 rows.append((
-                    f"{name}, {part}", f"{r['size']:,}", f"{r['tokens']:,}", f"{r['tokens_per_line']:.1f}",
-                    f"{r['unknown_rate']:.2%}", f"{1 - r['unknown_rate']:.2%}", f"{r['used']:.1%}",
+                    f"{name}, {part}", f"{found.size:,}", f"{found.tokens:,}", f"{found.tokens_per_line:.1f}",
+                    f"{found.unknown_rate:.2%}", f"{1 - found.unknown_rate:.2%}", f"{found.used:.1%}",
                 ))  # fmt: skip
     _print_table(rows)
     log.info(f"written to {place.path / 'tokenizer'}\nnext: mtcli train --config {config}")
@@ -558,7 +558,7 @@ def evaluate(
         )
         systems = [(str(against), rival.hypotheses), (name, result.hypotheses)]
         options = evaluation.metric_options(translator)
-        comparisons = evaluation.metrics.compare(systems, references, names, **options)
+        comparisons = evaluation.metrics.compare(systems, references, names, options)
     if as_json:
         summary: dict[str, Any] = {
             key: value for key, value in result.values().items() if key != "loss"

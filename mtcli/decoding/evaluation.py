@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..config import Decoding
 from ..support.errors import UserError
@@ -83,15 +82,15 @@ def score(
 ) -> Result:
     """The scores of answers to a whole test set."""
     loss = -sum(answers.log_probabilities) / sum(answers.tokens)
-    scores = metrics.score_all(names, answers.hypotheses, references, **metric_options(translator))
+    scores = metrics.score(names, answers.hypotheses, references, metric_options(translator))
     return Result(answers.hypotheses, list(map(list, references)), loss, scores)
 
 
-def metric_options(translator: Translator) -> dict[str, Any]:
+def metric_options(translator: Translator) -> metrics.Options:
     """How the translator's config wants text to be scored."""
     config = translator.config
-    return {
-        "tokenizer": config.evaluation.bleu_tokenizer,
-        "target_language": config.data.target_language,
-        "lowercase": config.evaluation.lowercase,
-    }
+    return metrics.Options(
+        tokenizer=config.evaluation.bleu_tokenizer,
+        target_language=config.data.target_language,
+        lowercase=config.evaluation.lowercase,
+    )

@@ -1,1 +1,1 @@
-"""Text: corpora, tokenizers, vocabularies and metrics. Knows no tensors."""
+"""Text: corpora, tokenizers, vocabularies and metrics."""

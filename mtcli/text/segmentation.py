@@ -1,6 +1,6 @@
-"""Random segmentations of a word into pieces of subwords, for training. Knows no files, no text and no ids.
+"""Random segmentations of a word into pieces of subwords, for training.
 
-sentencepiece could draw them too, but from a generator that starts elsewhere in every process, whatever its seed.
+sentencepiece could draw them too, but its generator starts elsewhere in every process, whatever its seed.
 """
 
 from __future__ import annotations
@@ -18,47 +18,41 @@ REMEMBERED = 2**16  # words; most words of a text are common ones
 class BPEDropout:
     """Merges neighbours to ever longer pieces, and leaves out each merge with a probability (Provilkov et al. 2020).
 
-    ``scores`` are those of the pieces that text may consist of: of all merges that can be made, that with the highest
+    ``scores`` are those of the pieces that text may consist of: of all possible merges, that with the highest score
     comes first, the leftmost of several.
     """
 
     def __init__(self, scores: dict[str, float], dropout: float):
-        self.ranks = {
-            piece: rank
-            for rank, piece in enumerate(sorted(scores, key=scores.__getitem__, reverse=True))
-        }
+        by_score = sorted(scores, key=scores.__getitem__, reverse=True)
+        self.ranks = {piece: rank for rank, piece in enumerate(by_score)}
         self.dropout = dropout
-        self._whole = lru_cache(REMEMBERED)(lambda word: self._merge(word, math.inf, Random()))
-        self._made_of = scores, dropout
-
-    def __reduce__(self):
-        return type(self), self._made_of  # to other processes without what it remembers
+        self._undropped = lru_cache(REMEMBERED)(lambda word: self._merge(word, math.inf, Random()))
 
     def __call__(self, word: str, random: Random) -> list[str]:
-        """A segmentation of ``word``; a character that is no piece stands alone."""
+        """A segmentation of ``word``, in which a character without a piece is alone."""
         # How many merges are made before the first is left out: mostly all, and the result is known.
         first = math.inf
         if self.dropout:
             first = math.floor(math.log(1 - random.random()) / math.log(1 - self.dropout))
-        pieces, merges = self._whole(word)
+        pieces, merges = self._undropped(word)
         return pieces if first >= merges else self._merge(word, first, random)[0]
 
     def _merge(self, word: str, first: float, random: Random) -> tuple[list[str], int]:
-        """The pieces, and how many merges made them. ``first`` merges are made before one is left out."""
-        pieces: list[str | None] = list(word)
+        """The pieces, and the number of merges that made them; the one after ``first`` merges is left out."""
+        pieces, ranks = (
+            list(word),
+            self.ranks,
+        )  # a piece is where it begins, "" follows where it was merged
         after, before = list(range(1, len(word) + 1)), list(range(-1, len(word) - 1))
-        ranks, merges, chances = self.ranks, 0, 0
-        pairs = (
-            (ranks.get(left + right), place)
-            for place, (left, right) in enumerate(zip(word, word[1:]))
-        )
-        agenda = [pair for pair in pairs if pair[0] is not None]
+        merges = chances = 0
+        pairs = ((ranks.get(word[place : place + 2]), place) for place in range(len(word) - 1))
+        agenda = [(rank, place) for rank, place in pairs if rank is not None]
         heapify(agenda)
         while agenda:
             rank, left = heappop(agenda)
             right = after[left]
             if (
-                pieces[left] is None
+                not pieces[left]
                 or right == len(word)
                 or ranks.get(pieces[left] + pieces[right]) != rank
             ):
@@ -67,17 +61,14 @@ class BPEDropout:
             if chances > first and (chances == first + 1 or random.random() < self.dropout):
                 continue
             merges += 1
-            pieces[left], pieces[right] = pieces[left] + pieces[right], None
+            pieces[left], pieces[right] = pieces[left] + pieces[right], ""
             after[left] = following = after[right]
             if following < len(word):
                 before[following] = left
             for one, other in ((before[left], left), (left, following)):
-                if (
-                    one >= 0
-                    and other < len(word)
-                    and (rank := ranks.get(pieces[one] + pieces[other])) is not None
-                ):
-                    heappush(agenda, (rank, one))
+                if one >= 0 and other < len(word):
+                    if (new := ranks.get(pieces[one] + pieces[other])) is not None:
+                        heappush(agenda, (new, one))
         return [piece for piece in pieces if piece], merges
 
 
@@ -87,45 +78,43 @@ class UnigramSampling:
     ``scores`` are the log-probabilities of the pieces that text may consist of.
     """
 
-    UNKNOWN = -10.0  # of a character that is no piece: so much below the least probable piece
+    UNKNOWN = (
+        -10.0
+    )  # log-probability of a character without a piece, relative to the least probable piece
 
     def __init__(self, scores: dict[str, float], alpha: float):
         self.weights = {piece: alpha * score for piece, score in scores.items()}
         self.unknown = alpha * (min(scores.values(), default=0.0) + self.UNKNOWN)
         self.longest = max(map(len, scores), default=1)
-        self._ways = lru_cache(REMEMBERED)(self._find_ways)
-        self._made_of = scores, alpha
-
-    def __reduce__(self):
-        return type(self), self._made_of  # to other processes without what it remembers
+        self._starts = lru_cache(REMEMBERED)(self._find_starts)
 
     def __call__(self, word: str, random: Random) -> list[str]:
-        """A segmentation of ``word``; a character that is no piece stands alone."""
-        pieces, end, ways = [], len(word), self._ways(word)
+        """A segmentation of ``word``, in which a character without a piece is alone."""
+        pieces, end, found = [], len(word), self._starts(word)
         while end:
-            starts, cumulative = ways[end]
-            start = starts[
-                min(bisect(cumulative, random.random() * cumulative[-1]), len(starts) - 1)
-            ]
+            starts, cumulative = found[end]
+            chosen = bisect(cumulative, random.random() * cumulative[-1])
+            start = starts[min(chosen, len(starts) - 1)]
             pieces.append(word[start:end])
             end = start
         return pieces[::-1]
 
-    def _find_ways(self, word: str) -> list[tuple[list[int], list[float]]]:
-        """For each end of a piece: where it can have begun, and the cumulative probability of each beginning."""
-        totals = [0.0]  # log of the summed probabilities of all segmentations up to each place
-        ways: list[tuple[list[int], list[float]]] = [([], [])]
+    def _find_starts(self, word: str) -> list[tuple[list[int], list[float]]]:
+        """For each end of a piece: where the piece can start, and the cumulative probabilities of these starts."""
+        totals = [
+            0.0
+        ]  # for each end, the log of the summed probabilities of all segmentations up to it
+        found: list[tuple[list[int], list[float]]] = [([], [])]
         for end in range(1, len(word) + 1):
             starts, logs = [], []
             for start in range(max(0, end - self.longest), end):
-                weight = self.weights.get(
-                    word[start:end], self.unknown if start == end - 1 else None
-                )
+                unknown = self.unknown if start == end - 1 else None
+                weight = self.weights.get(word[start:end], unknown)
                 if weight is not None:
                     starts.append(start)
                     logs.append(totals[start] + weight)
             top = max(logs)
             cumulative = list(accumulate(math.exp(each - top) for each in logs))
             totals.append(top + math.log(cumulative[-1]))
-            ways.append((starts, cumulative))
-        return ways
+            found.append((starts, cumulative))
+        return found

@@ -1,8 +1,9 @@
-"""Tokens to ids and back. Knows no text and no tokenizer."""
+"""Tokens to ids and back."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,11 +14,7 @@ SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
 
 
 class Vocabulary:
-    """A list of tokens; a token's place in it is its id. The four special ones come first, none comes twice.
-
-    The ids of special tokens are given by the program, never by a text: a token of a text that is spelt like one is
-    UNK.
-    """
+    """Distinct tokens, the special ones first; an index is an id. A text that spells a special token gets UNK."""
 
     def __init__(self, tokens: Iterable[str]):
         self.tokens = list(tokens)
@@ -31,23 +28,22 @@ class Vocabulary:
     ) -> Vocabulary:
         """The tokens seen at least ``min_count`` times, at most ``max_size`` of them (special ones not counted).
 
-        The most frequent come first; of equally frequent ones the smaller string, so that the order of ``counts``
-        decides nothing.
+        The most frequent come first, equally frequent ones in alphabetical order.
         """
-        kept = (
+        kept = [
             token for token, count in counts.items() if count >= min_count and token not in SPECIAL
-        )
+        ]
         return cls([*SPECIAL, *sorted(kept, key=lambda token: (-counts[token], token))[:max_size]])
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
-        """Ids of a text's tokens; what is not in the vocabulary is UNK. Adds no BOS and no EOS."""
+        """Ids of a text's tokens, UNK for those not in the vocabulary; without BOS and EOS."""
         return [self._ids.get(token, UNK) for token in tokens]
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """Tokens of ids; PAD, BOS and EOS leave no trace, UNK is ``<unk>``."""
+        """Tokens of ids, without PAD, BOS and EOS; UNK is ``<unk>``."""
         return [self.tokens[id] for id in ids if id not in (PAD, BOS, EOS)]
 
     def save(self, path: Path) -> None:
@@ -58,36 +54,24 @@ class Vocabulary:
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
         """Read what `save` wrote. Raises UserError for anything else, naming the file."""
+        what = "not a vocabulary, which is a JSON list of strings"
         try:
             tokens = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{path}: the vocabulary cannot be read: {error.strerror}.") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}: not a vocabulary, which is a JSON list of strings: {error}."
-            ) from None
+            raise UserError(f"{path}: {what}: {error}.") from None
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise UserError(f"{path}: not a vocabulary, which is a JSON list of strings.")
+            raise UserError(f"{path}: {what}.")
         if tuple(tokens[: len(SPECIAL)]) != SPECIAL:
             raise UserError(
                 f"{path}: a vocabulary begins with {', '.join(SPECIAL)}; this begins with {tokens[:4]}."
             )
         seen: set[str] = set()
         for number, token in enumerate(tokens):
-            if not _is_token(token):
+            if not token or re.search("[\n\ud800-\udfff]", token):
                 raise UserError(f"{path}: entry {number} is {token!r}, which no text contains.")
             if token in seen:
-                raise UserError(
-                    f"{path}: entry {number} is {token!r}, which came before: each token has one id."
-                )
+                raise UserError(f"{path}: entry {number} is {token!r}, which came before.")
             seen.add(token)
         return cls(tokens)
-
-
-def _is_token(token: str) -> bool:
-    """Whether a line of text can hold it: not empty, no line end, no half of a surrogate pair."""
-    return (
-        bool(token)
-        and "\n" not in token
-        and not any("\ud800" <= character <= "\udfff" for character in token)
-    )

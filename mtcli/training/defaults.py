@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from itertools import islice
 from typing import Any
@@ -12,12 +11,9 @@ from .. import config as configs
 from ..config import Characters, Config, Plain, Subwords, Transformer, Words
 from ..support.errors import UserError
 from ..text.corpus import count_lines, read_pairs
+from ..text.tokenizers import UNSPACED
 
 log = logging.getLogger("mtcli")
-
-UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]"
-)  # no spaces
 
 # For corpora of up to so many target tokens. Small corpora want few subwords, small models, strong dropout and small
 # batches; large ones the opposite. docs/experiments.md has what was measured: the first four rows, for Transformers.
