@@ -1,5 +1,7 @@
 """What a user asks for, in YAML, checked and explained. Imports no torch."""
 
+from .compare import changes, free_on_resume
+from .load import dump, load, loads, replace
 from .schema import (
     TSV,
     Adam,
@@ -25,14 +27,8 @@ from .schema import (
     Training,
     Transformer,
     Words,
-    changes,
-    dump,
     files_of,
-    free_on_resume,
-    load,
-    loads,
     name_of,
-    replace,
     schema,
 )
 
