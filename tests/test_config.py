@@ -586,7 +586,73 @@ def test_overrides_give_a_configuration_or_a_report(overrides):
         assert str(error)
 
 
+# ------------------------------------------------------------------------------------------------------------ old runs
+
+OLD = (
+    DATA
+    + """\
+model: {type: gru, future: {a: 1}, heads: 4}
+training: {r_drop: 0.0, r_drop_from: 0.0, optimizer: {type: adam, amsgrad: true}, seed: 5}
+decoding: {sampling: {top_k: 5, top_z: 1}}
+"""
+)
+
+
+def test_unknown_keys_are_ignored_with_one_note_where_asked(caplog, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(OLD)
+    read = load(path, unknown="ignore")
+    assert read == loads(
+        DATA + "model: gru\ntraining: {optimizer: adam, seed: 5}\ndecoding: {sampling: {top_k: 5}}",
+        "x",
+    )
+    load(path, unknown="ignore")
+    assert [(record.name, record.getMessage()) for record in caplog.records] == [
+        (
+            "mtcli",
+            f"{path}: ignored unknown keys: model.future, model.heads, training.optimizer.amsgrad, training.r_drop, "
+            "training.r_drop_from, decoding.sampling.top_z.",
+        )
+    ]
+
+
+def test_unknown_keys_in_a_users_config_are_errors():
+    assert len(report(OLD).splitlines()) == 6
+    assert "x.yaml:3: training.r_drop is not a key here." in report(OLD)
+
+
+def test_a_wrong_value_is_an_error_also_where_unknown_keys_are_ignored():
+    for wrong in (
+        "model: {type: grru}",
+        "model: {attention: dott, type: gru}",
+        "trainng: 1\nmodel: 3",
+    ):
+        with pytest.raises(
+            UserError, match="^x:[23]: model.* is .*; (it must be|choose) "
+        ) as error:
+            loads(DATA + wrong, "x", unknown="ignore")
+        assert len(str(error.value).splitlines()) == 1
+
+
 # ------------------------------------------------------------------------------------------- JSON Schema, replace, diff
+
+
+@pytest.mark.parametrize(
+    "least, most, offset, source, expected",
+    [
+        (0, 2, 20, 7, (0, 34)),
+        (1.1, 1.1, 0, 100, (110, 110)),  # 110.00000000000001 in floats
+        (0.7, 1.15, 0, 10, (7, 11)),
+        (0.1, 0.5, 0, 3, (1, 1)),
+        (1, 1, 3, 0, (0, 3)),
+        (0.9, 0.9, 0, 3, (2, 2)),  # the maximum wins
+    ],
+)
+def test_length_limits_round_as_decimals_do(least, most, offset, source, expected):
+    decoding = config.Decoding(
+        min_length_ratio=least, max_length_ratio=most, max_length_offset=offset
+    )
+    assert decoding.lengths(source) == expected
 
 
 @pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)

@@ -21,7 +21,8 @@ from pydantic import ValidationError
 
 from ..support.errors import UserError
 from .messages import Path, Problem, dotted, explain, show
-from .schema import Config, Section
+from .schema import Config
+from .section import Section
 
 log = logging.getLogger("mtcli")
 
@@ -36,17 +37,15 @@ SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {  # all others are text,
     "float": (r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", float),
 }  # fmt: skip
 
+Name = str | os.PathLike[str]  # of a file
+Unknown = Literal["error", "ignore"]  # what unknown keys are
 Places = dict[Path, str]  # where each value is: "configs/toy.yaml:12", in the order of the text
 
 
 # -------------------------------------------------------------------------------- configurations
 
 
-def load(
-    path: str | os.PathLike[str],
-    overrides: Sequence[str] = (),
-    unknown: Literal["error", "ignore"] = "error",
-) -> Config:
+def load(path: Name, overrides: Sequence[str] = (), unknown: Unknown = "error") -> Config:
     """The configuration in a YAML file, with ``overrides`` such as ``training.max_updates=100`` put in.
 
     Paths in it are relative to the current directory. ``unknown`` keys are an error, or ignored with a warning, for a
@@ -56,10 +55,7 @@ def load(
 
 
 def loads(
-    text: str,
-    name: str,
-    overrides: Sequence[str] = (),
-    unknown: Literal["error", "ignore"] = "error",
+    text: str, name: str, overrides: Sequence[str] = (), unknown: Unknown = "error"
 ) -> Config:
     """As `load`, from text; ``name`` is the file's in messages."""
     values, places = parse(text, lambda line: f"{name}:{line}")
@@ -168,7 +164,7 @@ def _put(value: Any, path: Path, new: Any, short: str) -> Any:
 # ------------------------------------------------------------------------------------------ YAML
 
 
-def _read(path: str | os.PathLike[str]) -> str:
+def _read(path: Name) -> str:
     """The text of a file. Raises UserError for one that is missing, too large or not UTF-8."""
     name, file = os.fspath(path), FilePath(path)
     try:

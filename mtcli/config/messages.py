@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from .schema import Section, schema
+from .schema import schema
+from .section import Section
 
 Node = dict[str, Any]  # of a JSON Schema, without $ref, anyOf and oneOf
 Path = tuple[str | int, ...]  # how a value is reached: ("data", "train", 0, "path")
@@ -49,7 +50,7 @@ def explain(error: ValidationError, section: type[Section], data: Any) -> list[P
                 path = (*spot.path, *keys.split("."))
                 problems.append(Problem(path, f"{dotted(path)} {rest}."))
         elif kind == "extra_forbidden":
-            problems.append(_unknown(spot, key, root))
+            problems.append(_unknown(spot, str(key), root))
         elif kind == "missing" and isinstance(key, str):
             problems.append(_missing(spot, key))
         elif kind == "union_tag_not_found":

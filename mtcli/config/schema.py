@@ -1,23 +1,15 @@
-"""What a configuration may ask for: every section, key, default and limit. Imports no torch."""
+"""What a configuration may ask for: every section, every key with its default and limits, and the JSON Schema of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Strict,
-    Tag,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Discriminator, Field, Strict, Tag
+
+from .corpora import Corpora, Corpus, File, has_sides
+from .section import ByType, Contradictions, Section, by_size
 
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
@@ -29,111 +21,7 @@ Positive = Annotated[float, Field(gt=0)]
 PositiveOrZero = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Ratio = Annotated[float, Field(ge=0, le=100)]
-File = Annotated[str, Field(min_length=1, json_schema_extra={"format": "file"})]
 Metric = Literal["bleu", "chrf", "ter", "exact_match"]
-Contradictions = Iterator[tuple[str, str]]
-
-
-class Section(BaseModel):
-    """What all sections share: no unknown keys, no silent conversion, no change after reading."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    def contradictions(self) -> Contradictions:
-        """Values that are fine alone but not together: (key, the sentence that it begins)."""
-        yield from ()
-
-    @model_validator(mode="after")
-    def _no_contradictions(self) -> Section:
-        if found := list(self.contradictions()):
-            text = "; ".join(f"{key} {rest}" for key, rest in found)
-            raise PydanticCustomError("contradiction", "{text}", {"text": text, "found": found})
-        return self
-
-
-def by_size(default: Any) -> Any:
-    """A field that training/defaults.py chooses by the size of the corpus where a config leaves it open.
-
-    ``default`` is its value without a corpus, in Python; the JSON Schema names none.
-    """
-    return Field(default, json_schema_extra=lambda node: node.pop("default", None))
-
-
-def by_type(kinds: Any, default: str | None = None) -> BeforeValidator:
-    """``gru`` is short for ``{type: gru}``; a section without a type is of the ``default`` type."""
-
-    def complete(value: Any) -> Any:
-        if isinstance(value, str):
-            return {"type": value}
-        return {"type": default, **value} if default and isinstance(value, dict) else value
-
-    names = [kind.model_fields["type"].annotation for kind in get_args(kinds) or [kinds]]
-    return BeforeValidator(complete, json_schema_input_type=Union[tuple(names)] | kinds)
-
-
-# ---------------------------------------------------------------------------------------- data
-
-
-class TSV(Section):
-    """One tab-separated file that holds both sides."""
-
-    path: File
-    """The file; may be gzipped (.gz)."""
-    columns: Annotated[tuple[Count, Count], Strict(False)] = (1, 2)
-    """Which columns hold source and target, counted from 1. Further columns are ignored."""
-    weight: Count = 1
-    """Passes over this corpus in one epoch."""
-
-
-class Plain(Section):
-    """Two line-aligned files."""
-
-    source: File
-    """One source sentence a line; may be gzipped (.gz)."""
-    target: File | Annotated[list[File], Field(min_length=1)]
-    """Line N translates line N of the source. A list, or a .tsv file, gives several references (for scores)."""
-    weight: Count = 1
-    """Passes over this corpus in one epoch."""
-
-
-def files_of(corpus: TSV | Plain) -> list[str]:
-    """The files of a corpus: one that holds both sides, or the source's and the targets'."""
-    if isinstance(corpus, TSV):
-        return [corpus.path]
-    return [corpus.source, *([corpus.target] if isinstance(corpus.target, str) else corpus.target)]
-
-
-def name_of(corpus: TSV | Plain) -> str:
-    """The files of a corpus, for messages."""
-    return " + ".join(files_of(corpus))
-
-
-def _has_sides(value: Any) -> bool:
-    """Whether a section has the keys source and target."""
-    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
-    return "source" in keys or "target" in keys
-
-
-# a.tsv  is short for  {path: a.tsv}
-Corpus = Annotated[
-    Annotated[TSV, Tag("TSV")] | Annotated[Plain, Tag("Plain")],
-    Discriminator(lambda value: "Plain" if _has_sides(value) else "TSV"),
-    BeforeValidator(
-        lambda value: {"path": value} if isinstance(value, str) else value,
-        json_schema_input_type=File | TSV | Plain,
-    ),
-]
-# train: X  is short for  train: [X]
-Corpora = Annotated[
-    list[Corpus],
-    Field(min_length=1),
-    BeforeValidator(
-        lambda value: value if isinstance(value, list) else [value],
-        json_schema_input_type=Corpus | list[Corpus],
-    ),
-]
 
 
 class Data(Section):
@@ -151,9 +39,6 @@ class Data(Section):
     """What `mtcli eval` scores when it is given no files."""
     max_length: Count = 256
     """Training pairs with more tokens on either side are skipped, and counted."""
-
-
-# ----------------------------------------------------------------------------------- tokenizer
 
 
 class Tokenizer(Section):
@@ -203,25 +88,19 @@ class Subwords(Tokenizer):
     """Share of the text's characters that have their own piece; the rest is spelt in bytes."""
 
 
-AnyTokenizer = Characters | Words | Subwords
+OneTokenizer = Characters | Words | Subwords
 
 
 class TokenizerPair(Section):
     """A tokenizer for each side."""
 
-    source: Annotated[AnyTokenizer, Field(discriminator="type"), by_type(AnyTokenizer)]
-    target: Annotated[AnyTokenizer, Field(discriminator="type"), by_type(AnyTokenizer)]
+    source: Annotated[OneTokenizer, ByType()]
+    target: Annotated[OneTokenizer, ByType()]
 
     def contradictions(self) -> Contradictions:
         for side in ("source", "target"):
             if getattr(self, side).shared:
-                yield (
-                    f"{side}.shared",
-                    "is true; a shared tokenizer is given once, not for each side",
-                )
-
-
-# --------------------------------------------------------------------------------------- model
+                yield f"{side}.shared", "is true; a shared tokenizer is given once, for both sides"
 
 
 class Recurrent(Section):
@@ -232,8 +111,7 @@ class Recurrent(Section):
     embedding_size: Width = by_size(256)
     """Default: as `hidden_size`."""
     hidden_size: Width = by_size(256)
-    """Units of a decoder layer, and of an encoder layer (both directions together). Default: by the size of the
-    corpus."""
+    """Of a decoder layer, and of both directions of an encoder layer together. Default: by the size of the corpus."""
     encoder_layers: Layers = 1
     decoder_layers: Layers = 1
     bidirectional: bool = True
@@ -301,12 +179,6 @@ class Transformer(Section):
             yield "key_value_heads", f"is {pairs}; heads, {heads}, must be a multiple of it"
 
 
-AnyModel = Recurrent | Transformer
-
-
-# ------------------------------------------------------------------------------------ training
-
-
 class Optimizer(Section):
     """What all optimizers share."""
 
@@ -341,27 +213,21 @@ class Muon(Optimizer):
     weight_decay: PositiveOrZero = 0.0
 
 
-class Schedule(Section):
-    """What all schedules share."""
-
-    type: str
-    warmup_updates: CountOrZero = 0
-
-
-class Constant(Schedule):
+class Constant(Section):
     """The same learning rate after warm-up."""
 
     type: Literal["constant"] = "constant"
+    warmup_updates: CountOrZero = 0
 
 
-class InverseSquareRoot(Schedule):
+class InverseSquareRoot(Section):
     """Falls with the square root of the updates after warm-up (Vaswani et al. 2017, eq. 3)."""
 
     type: Literal["inverse_sqrt"] = "inverse_sqrt"
     warmup_updates: Count = 400
 
 
-class Linear(Schedule):
+class Linear(Section):
     """Falls in a straight line from the end of warm-up to the end of training."""
 
     type: Literal["linear"] = "linear"
@@ -370,7 +236,7 @@ class Linear(Schedule):
     """Of the peak, at the end."""
 
 
-class Cosine(Schedule):
+class Cosine(Section):
     """Falls along half a cosine from the end of warm-up to the end of training (Loshchilov and Hutter 2017, eq. 5)."""
 
     type: Literal["cosine"] = "cosine"
@@ -379,19 +245,16 @@ class Cosine(Schedule):
     """Of the peak, at the end."""
 
 
-class Plateau(Schedule):
+class Plateau(Section):
     """Falls by a factor whenever validation stops getting better."""
 
     type: Literal["plateau"] = "plateau"
+    warmup_updates: CountOrZero = 0
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     patience: CountOrZero = 2
     """Validations without a new best before the rate falls."""
     min_fraction: Fraction = 0.01
     """Of the peak: the rate never falls below."""
-
-
-AnyOptimizer = Adam | AdamW | Muon
-AnySchedule = Constant | InverseSquareRoot | Linear | Cosine | Plateau
 
 
 class Training(Section):
@@ -404,36 +267,30 @@ class Training(Section):
     batch_tokens: Count | None = Field(
         default_factory=lambda given: None if given.get("batch_sentences") else 2000
     )
-    """Target tokens of one update, padding not counted. Default: by the size of the corpus, unless `batch_sentences` is
-    given."""
+    """Target tokens of one update, without padding. Default: by the size of the corpus; with `batch_sentences`, null."""
     micro_batch_tokens: Count | None = None
-    """Padded tokens that are on the device at once; an update is cut into micro-batches that fit. The result is the
-    same. Default: everything at once on the CPU, as much as fits on a GPU."""
+    """An update is cut to fit this many padded tokens at once; same result. Default: all on the CPU, what fits on a GPU."""
     max_updates: Count | None = None
     """Stop after this many updates."""
     max_epochs: Positive | None = by_size(None)
-    """Stop after this many passes over the data. Default: by the size of the corpus, unless one of the three limits is
-    given."""
+    """Stop after this many passes over the data. Default: by the size of the corpus, unless another limit is given."""
     max_minutes: Positive | None = None
     """Stop after this many minutes of training; schedules then follow the clock."""
-    optimizer: Annotated[
-        AnyOptimizer, Field(discriminator="type"), by_type(AnyOptimizer, default="muon")
-    ] = Muon()
+    optimizer: Annotated[Adam | AdamW | Muon, ByType("muon")] = Muon()
     schedule: Annotated[
-        AnySchedule, Field(discriminator="type"), by_type(AnySchedule, default="linear")
+        Constant | InverseSquareRoot | Linear | Cosine | Plateau, ByType("linear")
     ] = Linear()
     label_smoothing: Fraction = 0.1
     """Share of probability spread over the vocabulary (Szegedy et al. 2016, section 7)."""
     max_gradient_norm: Positive | None = 1.0
     """Gradients are scaled down to this norm; null: never."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the forward pass (autocast), also when the model is used later; weights stay float32. auto: bf16 on
-    a GPU that has it, float32 elsewhere."""
+    """Arithmetic of the forward pass (autocast), in training and in use; weights stay float32. auto: bf16 on a GPU that
+    has it, else float32."""
     log_every: Count = 50
     """Updates between two lines of the log."""
     validate_every: Count | Literal["epoch"] = by_size("epoch")
-    """Updates between two validations, or `epoch`. Default: a fiftieth of a training whose length is chosen by the size
-    of the corpus, else `epoch`."""
+    """Updates between two validations. Default: a fiftieth of training if its length is left open, else `epoch`."""
     validation_metrics: list[Metric] = ["bleu", "chrf"]
     """Metrics on decoded validation text, beside loss and perplexity. Empty: nothing is decoded."""
     validation_beam_size: Beam = 1
@@ -441,9 +298,8 @@ class Training(Section):
     best_by: Literal["loss", "perplexity", "bleu", "chrf", "ter", "exact_match"] = by_size("loss")
     """What decides which checkpoint is best. Default: chrf for a small corpus, else loss."""
     patience: Count | None = by_size(None)
-    """Training ends after this many validations without a new best: linear and cosine schedules first fall to their
-    end, within a tenth of the updates done. null: never. Default: 10 if the length of training is left open, else
-    null."""
+    """Validations without a new best until training ends; linear and cosine schedules first fall to their end, within a
+    tenth of the updates done. null: any number. Default: 10 if the length of training is left open, else null."""
     examples: CountOrZero = 3
     """Translations shown at each validation."""
     keep_checkpoints: Count = 2
@@ -451,8 +307,8 @@ class Training(Section):
     save_minutes: Positive | None = 15
     """Save also between validations, so that a kill loses no more than this many minutes; null: only at validations."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """What happens at an update whose gradient is not finite: training stops and says where it comes from, or the
-    update is left out and counted. (Under fp16 such updates are part of finding the scale, and always left out.)"""
+    """If a gradient is not finite: stop, and say where it comes from, or skip the update, and count it. (fp16 always skips
+    some, to find its scale.)"""
     deterministic: bool = False
     """On a GPU, use only operations that give the same bits every time. Slower; the CPU always does."""
     tensorboard: bool = False
@@ -473,9 +329,6 @@ class Training(Section):
         if self.best_by not in ("loss", "perplexity", *self.validation_metrics):
             must = "it must be loss or one of training.validation_metrics: add it there"
             yield "best_by", f"is '{self.best_by}'; {must}"
-
-
-# ------------------------------------------------------------------------------------ decoding
 
 
 class LengthPenalty(Section):
@@ -508,13 +361,10 @@ class Decoding(Section):
 
     beam_size: Beam = 5
     """1 is greedy search."""
-    length_penalty: Annotated[LengthPenalty, by_type(LengthPenalty)] = LengthPenalty()
+    length_penalty: Annotated[LengthPenalty, ByType()] = LengthPenalty()
     look_ahead: CountOrZero | None = 3
     """A search ends when no unfinished hypothesis could come out best even if this many more tokens were certain.
-
-    null: as many as its maximum length allows, which is exact and takes a third more time; of 1,000 sentences, none
-    changed.
-    """
+    null: as many as its maximum length allows, which is exact and a third slower."""
     min_length_ratio: Ratio = 0.0
     """A translation has at least this many tokens for each source token."""
     max_length_ratio: Ratio = 2.0
@@ -557,26 +407,16 @@ class Evaluation(Section):
     """Score without regard to case."""
 
 
-# ---------------------------------------------------------------------------------- everything
-
-
 class Config(Section):
     """Everything that decides a run."""
 
     data: Data
     tokenizer: Annotated[
-        Annotated[
-            AnyTokenizer,
-            Field(discriminator="type"),
-            by_type(AnyTokenizer, default="subword"),
-            Tag("one"),
-        ]
+        Annotated[OneTokenizer, ByType("subword"), Tag("one")]
         | Annotated[TokenizerPair, Tag("TokenizerPair")],
-        Discriminator(lambda value: "TokenizerPair" if _has_sides(value) else "one"),
+        Discriminator(lambda value: "TokenizerPair" if has_sides(value) else "one"),
     ] = Subwords()
-    model: Annotated[
-        AnyModel, Field(discriminator="type"), by_type(AnyModel, default="transformer")
-    ] = Transformer()
+    model: Annotated[Recurrent | Transformer, ByType("transformer")] = Transformer()
     training: Training = Training()
     decoding: Decoding = Decoding()
     evaluation: Evaluation = Evaluation()
@@ -585,7 +425,7 @@ class Config(Section):
     not given here is taken from there; only dropout may differ."""
 
     @property
-    def tokenizers(self) -> tuple[AnyTokenizer, AnyTokenizer]:
+    def tokenizers(self) -> tuple[OneTokenizer, OneTokenizer]:
         """Of the source and of the target; the same one twice where one is given."""
         one = self.tokenizer
         return (one.source, one.target) if isinstance(one, TokenizerPair) else (one, one)

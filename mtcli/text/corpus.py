@@ -18,7 +18,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ..config import TSV, Plain, files_of, name_of
+from ..config import TSV, Plain
 from ..support.errors import UserError
 
 log = logging.getLogger("mtcli")
@@ -155,7 +155,7 @@ def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> I
         )
     if not kept:
         raise UserError(
-            f"{name_of(corpus)}: holds no sentence pair{' without a blank side' if skipped else ''}."
+            f"{_name(corpus)}: holds no sentence pair{' without a blank side' if skipped else ''}."
         )
 
 
@@ -170,7 +170,7 @@ def read_evaluation(corpus: TSV | Plain) -> tuple[list[str], list[list[str]]]:
         sources.append(source)
         references.append([reference for reference in row if not _blank(reference)] or row[:1])
     if not sources:
-        raise UserError(f"{name_of(corpus)}: holds no sentence pair.")
+        raise UserError(f"{_name(corpus)}: holds no sentence pair.")
     return sources, references
 
 
@@ -192,10 +192,10 @@ def _tsv_rows(corpus: TSV) -> Iterator[tuple[str, list[str], str]]:
 
 
 def _plain_rows(corpus: Plain) -> Iterator[tuple[str, list[str], str]]:
-    files = files_of(corpus)
-    for number, (source, *lines) in enumerate(_aligned(files), 1):
-        references: list[str] = []
-        for path, line in zip(files[1:], lines):
+    targets = [corpus.target] if isinstance(corpus.target, str) else corpus.target
+    for number, (source, *lines) in enumerate(_aligned([corpus.source, *targets]), 1):
+        references = []
+        for path, line in zip(targets, lines):
             references += line.split("\t") if _suffix(path, ".tsv", ".tsv.gz") else [line]
         yield source, references, f"{corpus.source}:{number}"
 
@@ -219,3 +219,7 @@ def _aligned(paths: list[str]) -> Iterator[tuple[str, ...]]:
 
 def _blank(text: str) -> bool:
     return not text or text.isspace()
+
+
+def _name(corpus: TSV | Plain) -> str:
+    return corpus.path if isinstance(corpus, TSV) else corpus.source
