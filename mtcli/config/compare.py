@@ -43,7 +43,8 @@ def free_on_resume(config: Config) -> list[str]:
     - How translations are searched for and scored, unless that decides which checkpoint is best.
     """
     training = config.training
-    keys = "log_every patience examples keep_checkpoints tensorboard micro_batch_tokens save_minutes non_finite max_minutes".split()
+    keys = ["log_every", "patience", "examples", "keep_checkpoints", "save_minutes", "tensorboard"]
+    keys += ["micro_batch_tokens", "non_finite", "max_minutes"]
     if training.schedule.type not in ("linear", "cosine"):
         keys += ["max_updates", "max_epochs"]
     if training.schedule.type != "plateau":

@@ -26,7 +26,7 @@ from .section import Section
 
 log = logging.getLogger("mtcli")
 
-LARGEST_FILE = 1 << 17  # bytes
+LARGEST_FILE = 2**17  # bytes
 DEEPEST = 20  # levels of nesting
 MOST_PROBLEMS = 50  # in one report
 UNREADABLE = yaml.reader.Reader.NON_PRINTABLE  # control characters and lone surrogates
@@ -69,7 +69,7 @@ def loads(
     if unknown == "ignore" and isinstance(checked, list):
         ignored = [problem.path for problem in checked if problem.unknown_key]
         for *above, key in ignored:
-            del reduce(getitem, above, values)[key]
+            reduce(getitem, above, values).pop(key)
         if ignored:
             _warn_once(f"{name}: ignored unknown keys: {', '.join(map(dotted, ignored))}.")
             checked = _check(values)
@@ -171,9 +171,8 @@ def _read(path: Name) -> str:
         with open(path, "rb") as stream:
             data = stream.read(LARGEST_FILE + 1)
     except FileNotFoundError:
-        close = get_close_matches(
-            file.name, [other.name for other in file.parent.glob("*.y*ml")], 1
-        )
+        names = [other.name for other in file.parent.glob("*.y*ml")]
+        close = get_close_matches(file.name, names, 1)
         hint = f"; did you mean {file.parent / close[0]}?" if close else "."
         raise UserError(f"{name}: there is no such file{hint}") from None
     except IsADirectoryError:
@@ -186,10 +185,8 @@ def _read(path: Name) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
-        raise UserError(
-            f"{name}:{line}: byte {byte:#04x} is not UTF-8; save the file as UTF-8."
-        ) from None
+        line, byte = data.count(b"\n", 0, error.start) + 1, f"byte {data[error.start]:#04x}"
+        raise UserError(f"{name}:{line}: {byte} is not UTF-8; save it as UTF-8.") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -218,21 +215,20 @@ class _Dumper(yaml.SafeDumper):
     """Quotes what any reader of YAML could take for something else than text."""
 
 
+TAG = "tag:yaml.org,2002:"
 for _name, (_pattern, _) in SCALARS.items():
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), None)  # fmt: skip
+        _class.add_implicit_resolver(f"{TAG}{_name}", re.compile(rf"(?:{_pattern})\Z"), None)
 _Dumper.add_representer(  # the other styles fold or normalise line ends
     str,
     lambda dumper, text: dumper.represent_scalar(
-        "tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"'
+        f"{TAG}str", text, style=None if text.isprintable() else '"'
     ),
 )
 _Dumper.add_representer(
     list,
     lambda dumper, items: dumper.represent_sequence(
-        "tag:yaml.org,2002:seq",
-        items,
-        flow_style=not any(isinstance(item, dict | list) for item in items),
+        f"{TAG}seq", items, flow_style=not any(isinstance(item, dict | list) for item in items)
     ),
 )
 
@@ -259,12 +255,14 @@ def parse(text: str, place: Callable[[int], str]) -> tuple[Any, Places]:
 
 
 def _in_words(error: yaml.MarkedYAMLError) -> str:
-    problem, context, began = error.problem or error.context, error.context, error.context_mark
+    problem, context, began = error.problem or "", error.context or "", error.context_mark
     if "'\\t'" in problem:
         return "a tab; indent with spaces"
-    if "expected a single document" in (context or ""):
+    if "expected a single document" in context:
         return "a second document begins (---); a file holds one"
-    return f"{problem} ({context} that began in line {began.line + 1})" if context and began else problem  # fmt: skip
+    if problem and context and began:
+        return f"{problem} ({context} that began in line {began.line + 1})"
+    return problem or context
 
 
 def _value(node: yaml.Node, path: Path, places: Places, place: Callable[[int], str]) -> Any:
@@ -275,16 +273,14 @@ def _value(node: yaml.Node, path: Path, places: Places, place: Callable[[int], s
     if isinstance(node, yaml.MappingNode):
         values = {}
         for key, value in node.value:
-            at, below = place(key.start_mark.line + 1), (*path, key.value)
+            at, inner = place(key.start_mark.line + 1), (*path, key.value)
             if not isinstance(key, yaml.ScalarNode):
                 raise UserError(f"{at}: a key must be one word, not a list or section.")
             if key.value in values:
-                first = places[below]
-                raise UserError(
-                    f"{at}: {dotted(below)} is given twice, first at {first}; keep one."
-                )
-            places[below] = at
-            values[key.value] = _value(value, below, places, place)
+                twice = f"{dotted(inner)} is given twice, first at {places[inner]}; keep one."
+                raise UserError(f"{at}: {twice}")
+            places[inner] = at
+            values[key.value] = _value(value, inner, places, place)
         return values
     if UNREADABLE.search(node.value):
         raise UserError(f"{here}: {dotted(path)} holds a control character or half of a character.")

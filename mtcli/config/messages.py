@@ -16,8 +16,9 @@ Node = dict[str, Any]  # of a JSON Schema, without $ref, anyOf and oneOf
 Path = tuple[str | int, ...]  # how a value is reached: ("data", "train", 0, "path")
 
 LONGEST = 60  # characters of a value that are shown
-FEW = 6  # keys of a section that are all listed beside a suggestion
-NAMES = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}  # fmt: skip
+FEW = 6  # keys of a section: they are listed beside a suggestion
+NAMES = {"integer": "a whole number", "number": "a number", "boolean": "true or false",
+         "string": "text", "file": "a file name", "null": "null"}  # fmt: skip
 SIGNS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -112,8 +113,9 @@ def _wrong(spot: _Spot) -> Problem:
     choices = [choice for node in nodes for choice in _choices(node)]
     if meant := _closest(value, choices):
         text += f" Did you mean '{meant}'?"
-    elif isinstance(value, int | float) and not choices and any(map(_is_text, nodes)):
-        text += f" As text it needs quotes: '{show(value)}'."
+    elif isinstance(value, int | float) and not choices:
+        if any(node.get("type") == "string" for node in nodes):
+            text += f" As text it needs quotes: '{show(value)}'."
     return Problem(spot.path, text)
 
 
@@ -164,10 +166,6 @@ def _types(section: Node) -> list[str]:
     return _choices(section.get("properties", {}).get("type", {}))
 
 
-def _is_text(node: Node) -> bool:
-    return node.get("type") == "string"
-
-
 def _name(section: Node) -> str:
     return ", ".join(_types(section)) or f"a section with {' and '.join(section['required'])}"
 
@@ -188,15 +186,16 @@ def _allowed(nodes: list[Node]) -> str:
 def _in_words(node: Node, beside: list[Node]) -> str:
     if "properties" in node:
         return "a section with " + ", ".join(node.get("required") or [*_keys([node])[:4], "…"])
+    if node["type"] == "array" and len(beside) > 1:
+        return "a list of these"
     if node["type"] == "array":
         items = _alternatives(_item(node))
-        if len(beside) > 1:
-            return "a list of these"
         each = ", ".join(_choices(items[0])) or _in_words(items[0], items)
-        return f"a list of {node['maxItems']} values, each {each}" if "prefixItems" in node else f"a list of {each}"  # fmt: skip
-    name = "a file name" if node.get("format") == "file" else NAMES.get(node["type"], node["type"])
+        number = f"{node['maxItems']} values, each " if "prefixItems" in node else ""
+        return f"a list of {number}{each}"
     limits = [f"{sign} {node[limit]:.15g}" for limit, sign in SIGNS.items() if limit in node]
-    return f"{name} {' and '.join(limits)}".strip()
+    kind: str = node.get("format") or node["type"]
+    return f"{NAMES[kind]} {' and '.join(limits)}".strip()
 
 
 def _closest(word: Any, words: list[str]) -> str | None:
@@ -214,6 +213,8 @@ def dotted(path: Path) -> str:
 
 def show(value: Any) -> str:
     """A value on one line, cut where it is long."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)  # fmt: skip
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, str):
+        text = repr(value)
     text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     return text if len(text) <= LONGEST + 2 else text[:LONGEST] + "…"
