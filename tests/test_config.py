@@ -211,7 +211,7 @@ def test_overrides_win_over_the_file():
     )
 
 
-def test_an_override_can_mend_the_file():
+def test_an_override_can_fix_the_file():
     assert (
         loads(DATA + "model: {type: grru, x: 1}", "x.yaml", ["model=gru"]).model
         == config.Recurrent()
@@ -547,10 +547,14 @@ FRAGMENTS = st.sampled_from(
 
 
 @settings(deadline=None)
-@given(st.one_of(st.text(st.characters()), st.lists(FRAGMENTS).map("".join)), st.booleans())
-def test_text_gives_a_configuration_or_a_report(text, after_data):
+@given(
+    st.one_of(st.text(st.characters()), st.lists(FRAGMENTS).map("".join)),
+    st.booleans(),
+    st.sampled_from(["error", "ignore"]),
+)
+def test_text_gives_a_configuration_or_a_report(text, after_data, unknown):
     try:
-        loads(DATA * after_data + text, "x.yaml")
+        loads(DATA * after_data + text, "x.yaml", unknown=unknown)
     except UserError as error:
         assert str(error) and not any(word in str(error) for word in ["Input should", "pydantic"])
 
@@ -613,6 +617,18 @@ def test_unknown_keys_are_ignored_with_one_note_where_asked(caplog, tmp_path):
             f"{path}: ignored unknown keys: model.future, model.heads, training.optimizer.amsgrad, training.r_drop, "
             "training.r_drop_from, decoding.sampling.top_z.",
         )
+    ]
+
+
+def test_a_runs_config_may_hold_unknown_keys(caplog, tmp_path):
+    from mtcli.run.directory import Run
+
+    (tmp_path / "config.yaml").write_text(
+        DATA + "training: {seed: 5, r_drop: 0.0, r_drop_from: 0.0}\n"
+    )
+    assert Run(tmp_path).config == Run(tmp_path).config == loads(DATA + "training: {seed: 5}", "x")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'config.yaml'}: ignored unknown keys: training.r_drop, training.r_drop_from."
     ]
 
 

@@ -71,7 +71,8 @@ def loads(
         for *above, key in ignored:
             reduce(getitem, above, values).pop(key)
         if ignored:
-            _warn_once(f"{name}: ignored unknown keys: {', '.join(map(dotted, ignored))}.")
+            keys = ", ".join(map(dotted, ignored[:MOST_PROBLEMS]))
+            _warn_once(f"{name}: ignored unknown keys: {keys}.")
             checked = _check(values)
     if isinstance(checked, list):
         raise UserError(_report(checked, places))
