@@ -1,13 +1,14 @@
 """What a user asks for, in YAML, checked and explained. Imports no torch."""
 
+from .compare import changes, free_on_resume
+from .corpora import TSV, Corpus, Plain, files_of, name_of
+from .load import dump, load, loads, replace
 from .schema import (
-    TSV,
     Adam,
     AdamW,
     Characters,
     Config,
     Constant,
-    Corpus,
     Cosine,
     Data,
     Decoding,
@@ -16,24 +17,15 @@ from .schema import (
     LengthPenalty,
     Linear,
     Muon,
-    Plain,
     Plateau,
     Recurrent,
     Sampling,
-    Section,
     Subwords,
     Training,
     Transformer,
     Words,
-    changes,
-    dump,
-    files_of,
-    free_on_resume,
-    load,
-    loads,
-    name_of,
-    replace,
     schema,
 )
+from .section import Section
 
 __all__ = [name for name in dir() if not name.startswith("_")]

@@ -138,7 +138,7 @@ class Translator:
     @classmethod
     def _load_exported(cls, path: Path, device: str, threads: int | None) -> Translator:
         """A model in a directory that `mtcli export` wrote; CTranslate2 runs it without PyTorch."""
-        config = configs.load(path / "config.yaml")
+        config = configs.load(path / "config.yaml", unknown="ignore")
         codecs = codec.load(path / "tokenizer", config)
         if engines.read_manifest(path)["format"] == "ctranslate2":
             engine = engines.CTranslate2Engine(path, config, codecs, device, threads)

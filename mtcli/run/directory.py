@@ -244,7 +244,8 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """What the run was made with, every default resolved. Raises UserError."""
-        return configs.loads(self._read_text("config.yaml"), str(self.path / "config.yaml"))
+        text, name = self._read_text("config.yaml"), str(self.path / "config.yaml")
+        return configs.loads(text, name, unknown="ignore")
 
     @property
     def requested(self) -> str:

@@ -43,7 +43,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from ..config import TSV, Plain, name_of
+from ..config import TSV, Plain, files_of, name_of
 from ..support.errors import UserError
 from ..text.codec import Codec, fingerprint, restore, save
 from ..text.corpus import Pair, read_pairs
@@ -109,12 +109,6 @@ def _forms(codecs: Codecs) -> dict[str, np.dtype]:
 # --------------------------------------------------------------------------------------------------- what it is made of
 
 
-def _paths(corpus: Corpus) -> list[str]:
-    if isinstance(corpus, TSV):
-        return [corpus.path]
-    return [corpus.source, *([corpus.target] if isinstance(corpus.target, str) else corpus.target)]
-
-
 def _stamp(path: str) -> list[int]:
     """What changes when a file does."""
     there = os.stat(path)
@@ -130,7 +124,7 @@ def _digests(folder: Path, corpora: Sequence[Corpus]) -> dict[str, dict[str, Any
     except (OSError, ValueError, RecursionError):
         known = {}
     digests = {}
-    for path in dict.fromkeys(path for corpus in corpora for path in _paths(corpus)):
+    for path in dict.fromkeys(path for corpus in corpora for path in files_of(corpus)):
         try:
             stamp = _stamp(path)
             digests[path] = known.get(path)
@@ -166,7 +160,7 @@ def _key(
         (
             [
                 (digests[path].get("sha256"), "".join(Path(path).suffixes))
-                for path in _paths(corpus)
+                for path in files_of(corpus)
             ],
             list(corpus.columns) if isinstance(corpus, TSV) else None,
         )
@@ -284,7 +278,7 @@ def _build(
             for name, file in files.items():
                 if name.endswith(".starts"):
                     file.write([0])
-            lines = [digests[_paths(corpus)[0]].get("lines") for corpus in corpora]
+            lines = [digests[files_of(corpus)[0]].get("lines") for corpus in corpora]
             total = sum(lines) if all(isinstance(number, int) for number in lines) else None
             bar = stack.enter_context(
                 tqdm(
@@ -295,7 +289,7 @@ def _build(
                     disable=not sys.stderr.isatty(),
                 )
             )
-            size = sum(digests[path]["stamp"][0] for corpus in corpora for path in _paths(corpus))
+            size = sum(digests[path]["stamp"][0] for corpus in corpora for path in files_of(corpus))
             encode = stack.enter_context(
                 _encoder(codecs, max_length, _workers() if size > LARGE else 1)
             )

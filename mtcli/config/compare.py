@@ -1,0 +1,56 @@
+"""How two configurations differ, and which differences let a run continue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .messages import Path, dotted, show
+from .schema import Config
+
+
+def changes(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[str]:
+    """What differs, such as ``training.batch_tokens: 2000 -> 4000``; keys in and below ``ignore`` do not count."""
+    return [
+        f"{dotted(path)}: {show(was)} -> {show(now)}"
+        for path, was, now in _differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
+        if not any(f"{dotted(path)}.".startswith(f"{key}.") for key in ignore)
+    ]
+
+
+def _differences(old: Any, new: Any, path: Path = ()) -> Iterator[tuple[Path, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        if old.get("type") != new.get("type"):  # their other keys are not the same ones
+            yield (*path, "type"), old.get("type"), new.get("type")
+            return
+        for key in dict.fromkeys([*old, *new]):
+            yield from _differences(old.get(key), new.get(key), (*path, key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, (was, now) in enumerate(zip(old, new)):
+            yield from _differences(was, now, (*path, number))
+    elif old != new:
+        yield path, old, new
+
+
+def free_on_resume(config: Config) -> list[str]:
+    """The keys that may change when a run is continued: the weights after any given update do not depend on them.
+
+    - How long to train, when to validate, what to keep, and what happens at a non-finite update. But a falling schedule
+      depends on the end (linear, cosine) or on validations (plateau). ``max_minutes`` is free all the same: who limits
+      the time wants the schedule to fall within it.
+    - ``micro_batch_tokens``, so that a run that was out of memory can go on: the same update but for rounding and
+      dropout noise, as on another device.
+    - How translations are searched for and scored, unless that decides which checkpoint is best.
+    """
+    training = config.training
+    keys = ["log_every", "patience", "examples", "keep_checkpoints", "save_minutes", "tensorboard"]
+    keys += ["micro_batch_tokens", "non_finite", "max_minutes"]
+    if training.schedule.type not in ("linear", "cosine"):
+        keys += ["max_updates", "max_epochs"]
+    if training.schedule.type != "plateau":
+        keys += ["validate_every"]
+    free = ["data.test", *(f"training.{key}" for key in keys)]
+    if training.best_by in ("loss", "perplexity"):
+        free += ["training.validation_metrics", "training.validation_beam_size"]
+        free += ["data.target_language", "decoding", "evaluation"]
+    return free

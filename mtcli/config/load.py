@@ -1,0 +1,299 @@
+"""From YAML to a checked configuration, with the place of everything that is wrong, and back.
+
+The part of YAML 1.2 that holds no surprise is read: ``5e-3`` is a number and ``no``, ``on`` and dates are text; a key
+is given once; anchors, aliases and tags are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from functools import cache, reduce
+from operator import getitem
+from pathlib import Path as FilePath
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from ..support.errors import UserError
+from .messages import Path, Problem, dotted, explain, show
+from .schema import Config
+from .section import Section
+
+log = logging.getLogger("mtcli")
+
+LARGEST_FILE = 2**17  # bytes
+DEEPEST = 20  # levels of nesting
+MOST_PROBLEMS = 50  # in one report
+UNREADABLE = yaml.reader.Reader.NON_PRINTABLE  # control characters and lone surrogates
+SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {  # all others are text, such as a number of 19 digits
+    "null": (r"~|null|Null|NULL|", lambda text: None),
+    "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    "int": (r"[-+]?[0-9]{1,18}", int),
+    "float": (r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", float),
+}  # fmt: skip
+
+Name = str | os.PathLike[str]  # of a file
+Unknown = Literal["error", "ignore"]  # what unknown keys are
+Places = dict[Path, str]  # where each value is: "configs/toy.yaml:12", in the order of the text
+
+
+# -------------------------------------------------------------------------------- configurations
+
+
+def load(path: Name, overrides: Sequence[str] = (), unknown: Unknown = "error") -> Config:
+    """The configuration in a YAML file, with ``overrides`` such as ``training.max_updates=100`` put in.
+
+    Paths in it are relative to the current directory. ``unknown`` keys are an error, or ignored with a warning, for a
+    file that another version wrote. Raises UserError, which lists everything that is wrong.
+    """
+    return loads(_read(path), os.fspath(path), overrides, unknown)
+
+
+def loads(
+    text: str, name: str, overrides: Sequence[str] = (), unknown: Unknown = "error"
+) -> Config:
+    """As `load`, from text; ``name`` is the file's in messages."""
+    values, places = parse(text, lambda line: f"{name}:{line}")
+    if not isinstance(values, dict):
+        what = "this is empty" if values is None else f"this is {show(values)}"
+        keys = ", ".join(Config.model_fields)
+        raise UserError(f"{name}:1: a configuration holds the sections {keys}; {what}.")
+    for override in overrides:
+        values = _override(values, places, override)
+    checked = _check(values)
+    if unknown == "ignore" and isinstance(checked, list):
+        ignored = [problem.path for problem in checked if problem.unknown_key]
+        for *above, key in ignored:
+            reduce(getitem, above, values).pop(key)
+        if ignored:
+            keys = ", ".join(map(dotted, ignored[:MOST_PROBLEMS]))
+            _warn_once(f"{name}: ignored unknown keys: {keys}.")
+            checked = _check(values)
+    if isinstance(checked, list):
+        raise UserError(_report(checked, places))
+    return checked
+
+
+def _check(values: Any) -> Config | list[Problem]:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        return explain(error, Config, values)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning(text)
+
+
+def _report(problems: list[Problem], places: Places) -> str:
+    """A line for each problem, in the order of the text; one where a key is missing is at the key's section."""
+    order = {place: number for number, place in enumerate(dict.fromkeys(places.values()))}
+    lines = []
+    for path, text, _ in problems:
+        while path not in places:
+            path = path[:-1]
+        lines.append((order[places[path]], f"{places[path]}: {text}"))
+    shown = [line for _, line in sorted(lines, key=lambda line: line[0])[:MOST_PROBLEMS]]
+    more = [f"… and {len(lines) - MOST_PROBLEMS} more."] if len(lines) > MOST_PROBLEMS else []
+    return "\n".join(shown + more)
+
+
+SomeSection = TypeVar("SomeSection", bound=Section)
+
+
+def replace(section: SomeSection, **changes: Any) -> SomeSection:
+    """A section with some values changed. Raises UserError, which lists every impossible one."""
+    values = {**section.model_dump(mode="json"), **changes}
+    try:
+        return type(section).model_validate(values)
+    except ValidationError as error:
+        problems = explain(error, type(section), values)
+        raise UserError("\n".join(problem.text for problem in problems)) from None
+
+
+# ------------------------------------------------------------------------------------- overrides
+
+
+def _override(values: dict[str, Any], places: Places, override: str) -> dict[str, Any]:
+    """``values`` with ``KEY=VALUE`` put in, where VALUE is YAML; ``places`` is updated."""
+    place = f"--set {show(override)[1:-1]}"
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    path = tuple(int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in parts)
+    if not equals or "" in path or len(path) > DEEPEST:
+        raise UserError(f"{place}: write KEY=VALUE, such as --set training.max_updates=100.")
+    new, _ = parse(text, lambda line: place)
+    try:
+        values = _put(values, path, new, "path" if path[0] == "data" else "type")
+    except LookupError as error:
+        raise UserError(f"{place}: {dotted(path)} cannot be set: {error.args[0]}.") from None
+    for old in [old for old in places if old[: len(path)] == path]:
+        del places[old]
+    for end in range(1, len(path) + 1):
+        places.setdefault(path[:end], place)
+    return values
+
+
+def _put(value: Any, path: Path, new: Any, short: str) -> Any:
+    """``value`` with ``new`` at ``path``; a text on the way is short for a section with the key ``short``.
+
+    Raises LookupError where the path leads nowhere.
+    """
+    if not path:
+        return new
+    part, rest = path[0], path[1:]
+    if isinstance(part, int):
+        items = [] if value is None else value if isinstance(value, list) else [value]
+        if part > len(items):
+            raise LookupError(f"{show(items)} has no item {part}, counted from 0")
+        old = items[part] if part < len(items) else None
+        return [*items[:part], _put(old, rest, new, short), *items[part + 1 :]]
+    if isinstance(value, list):
+        raise LookupError(f"{show(value)} is a list; give an item's number, counted from 0")
+    if not isinstance(value, dict | str | None):
+        raise LookupError(f"{show(value)} holds no keys")
+    section = {short: value} if isinstance(value, str) else value or {}
+    return {**section, part: _put(section.get(part), rest, new, short)}
+
+
+# ------------------------------------------------------------------------------------------ YAML
+
+
+def _read(path: Name) -> str:
+    """The text of a file. Raises UserError for one that is missing, too large or not UTF-8."""
+    name, file = os.fspath(path), FilePath(path)
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(LARGEST_FILE + 1)
+    except FileNotFoundError:
+        names = [other.name for other in file.parent.glob("*.y*ml")]
+        close = get_close_matches(file.name, names, 1)
+        hint = f"; did you mean {file.parent / close[0]}?" if close else "."
+        raise UserError(f"{name}: there is no such file{hint}") from None
+    except IsADirectoryError:
+        raise UserError(f"{name}: this is a folder; name a YAML file in it.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{name!r} cannot be read: {reason}.") from None
+    if len(data) > LARGEST_FILE:
+        raise UserError(f"{name}: larger than {LARGEST_FILE >> 10} KiB; this is no configuration.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, f"byte {data[error.start]:#04x}"
+        raise UserError(f"{name}:{line}: {byte} is not UTF-8; save it as UTF-8.") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML with the scalars above, and without anchors, aliases and tags."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event, problem = self.peek_event(), None
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            problem = "anchors and aliases (& and *) are not supported; write the value out, or put it in quotes"
+        elif event.tag is not None:
+            problem = "tags (!) are not supported; leave it out, or put the value in quotes"
+        elif self.depth == DEEPEST:
+            problem = f"nested more than {DEEPEST} levels deep"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what any reader of YAML could take for something else than text."""
+
+
+TAG = "tag:yaml.org,2002:"
+for _name, (_pattern, _) in SCALARS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"{TAG}{_name}", re.compile(rf"(?:{_pattern})\Z"), None)
+_Dumper.add_representer(  # the other styles fold or normalise line ends
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        f"{TAG}str", text, style=None if text.isprintable() else '"'
+    ),
+)
+_Dumper.add_representer(
+    list,
+    lambda dumper, items: dumper.represent_sequence(
+        f"{TAG}seq", items, flow_style=not any(isinstance(item, dict | list) for item in items)
+    ),
+)
+
+
+def parse(text: str, place: Callable[[int], str]) -> tuple[Any, Places]:
+    """The plain values of a YAML document, None for an empty one, and where they are.
+
+    ``place`` names a line, counted from 1. Raises UserError for what is not valid.
+    """
+    if bad := UNREADABLE.search(text):
+        line = text.count("\n", 0, bad.start()) + 1
+        raise UserError(f"{place(line)}: U+{ord(bad[0]):04X} is not allowed in YAML.")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        line = (error.problem_mark or loader.get_mark()).line + 1
+        raise UserError(f"{place(line)}: not valid YAML: {_in_words(error)}.") from None
+    except (ValueError, OverflowError):  # from \U and %YAML with absurd numbers
+        line = loader.get_mark().line + 1
+        raise UserError(f"{place(line)}: not valid YAML: an impossible number.") from None
+    places: Places = {(): place(1)}
+    return (None if node is None else _value(node, (), places, place)), places
+
+
+def _in_words(error: yaml.MarkedYAMLError) -> str:
+    problem, context, began = error.problem or "", error.context or "", error.context_mark
+    if "'\\t'" in problem:
+        return "a tab; indent with spaces"
+    if "expected a single document" in context:
+        return "a second document begins (---); a file holds one"
+    if problem and context and began:
+        return f"{problem} ({context} that began in line {began.line + 1})"
+    return problem or context
+
+
+def _value(node: yaml.Node, path: Path, places: Places, place: Callable[[int], str]) -> Any:
+    """The plain value of a node; its places are added to ``places``."""
+    here = places.setdefault(path, place(node.start_mark.line + 1))
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, (*path, n), places, place) for n, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        values = {}
+        for key, value in node.value:
+            at, inner = place(key.start_mark.line + 1), (*path, key.value)
+            if not isinstance(key, yaml.ScalarNode):
+                raise UserError(f"{at}: a key must be one word, not a list or section.")
+            if key.value in values:
+                twice = f"{dotted(inner)} is given twice, first at {places[inner]}; keep one."
+                raise UserError(f"{at}: {twice}")
+            places[inner] = at
+            values[key.value] = _value(value, inner, places, place)
+        return values
+    if UNREADABLE.search(node.value):
+        raise UserError(f"{here}: {dotted(path)} holds a control character or half of a character.")
+    kind = node.tag.rpartition(":")[2]
+    return SCALARS[kind][1](node.value) if kind in SCALARS else node.value
+
+
+def write(value: Any) -> str:
+    """YAML that `parse` reads back as the same value."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
+
+
+def dump(config: Config) -> str:
+    """YAML of every value, defaults too: ``loads(dump(config), …) == config``."""
+    return write(config.model_dump(mode="json"))
