@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
-from ..config import Decoding, Recurrent, Transformer
+from ..config import Recurrent, Transformer
 from ..models import build_model
 from ..models.base import Memory, Seq2Seq, State, Step
 from ..models.batches import Sequences, padded_batch
@@ -26,7 +25,7 @@ from ..support import devices, processes as workers
 from ..support.errors import UserError
 from ..support.processes import Workers
 from ..text.vocab import BOS, EOS, PAD, UNK
-from .engines import Found
+from .engine import Hypothesis, Request
 from .search import search
 
 FAST_WIDTH = 16  # source positions, at least, of a batch: softmax over fewer takes ten times as long on the CPU
@@ -164,7 +163,7 @@ def _own(tensors: dict[str, Tensor], index: int) -> dict[str, Tensor]:
     }
 
 
-class ModelEngine:
+class TorchEngine:
     """Searches and scores with one model, or an ensemble, on one device; with ``processes``, in so many at once.
 
     ``trained``: its weights stay as they are, so that what a step keeps at hand serves every search (0.3 ms each).
@@ -181,16 +180,14 @@ class ModelEngine:
     ):
         self.model, self.device, self.autocast, self.name = model, device, autocast, name
         self.kept = threading.local() if trained else None
-        self.processes, self.workers = (
-            processes,
-            Workers(self._search, processes) if processes > 1 else None,
-        )
-        self.positions = (
-            model.max_positions
-        )  # tokens of the longest sentence, EOS included; None: no limit
+        self.parallel = processes
+        self.workers = Workers(self.search, processes) if processes > 1 else None
+        self.max_positions = model.max_positions
 
     @classmethod
-    def load(cls, runs: Sequence[Run], sizes: Sequence[int], device: torch.device) -> ModelEngine:
+    def load(
+        cls, runs: Sequence[Run], sizes: Sequence[int], device: torch.device, processes: int = 1
+    ) -> TorchEngine:
         """The best checkpoint of each run, whose vocabularies have ``sizes`` tokens; several are an ensemble.
 
         Raises UserError. What a checkpoint declares is held against the config before anything of either's size is
@@ -209,46 +206,27 @@ class ModelEngine:
             names.append(f"{run.path.resolve()}, checkpoint {saved.update}")
         # Cores that share the products of small models wait for each other: each by itself, two take 0.85 of the time.
         several = device.type == "cpu" and workers.possible()
-        processes = min(torch.get_num_threads(), MOST_PROCESSES) if several else 1
+        processes = min(processes, MOST_PROCESSES) if several else 1
         model = models[0] if len(models) == 1 else Ensemble(models).eval()
         autocast, _ = devices.autocast(device, runs[0].config.training.precision)
         return cls(model, device, autocast, " + ".join(names), processes, trained=True)
 
-    def search_all(self, batches: Sequence[dict[str, Any]]) -> Iterator[list[list[Found]]]:
-        """`search` with each of several sets of arguments, in order, as many at a time as there are processes."""
+    def search_all(self, requests: Iterable[Request]) -> Iterator[list[list[Hypothesis]]]:
+        """As `Engine.search_all`."""
+        requests = list(requests)
         return (
-            self.workers.map if self.workers and len(batches) > 1 else partial(map, self._search)
-        )(batches)
+            self.workers.map if self.workers and len(requests) > 1 else partial(map, self.search)
+        )(requests)
 
-    def _search(self, arguments: dict[str, Any]) -> list[list[Found]]:
-        return self.search(**arguments)
-
-    def search(
-        self,
-        sources: Sequence[Sequence[int]],
-        decoding: Decoding,
-        *,
-        n_best: int = 1,
-        attention: bool = False,
-        keys: Sequence[int] | None = None,
-        prefix: Sequence[int] = (),
-    ) -> list[list[Found]]:
-        """The best hypotheses of each source, all of which are one batch. ``keys`` tell the sentences' noise apart.
-
-        ``prefix`` begins every hypothesis. Raises UserError where the model has too few positions for it.
-        """
-        rows = Sequences.of(sources)
+    def search(self, request: Request) -> list[list[Hypothesis]]:
+        """As `Engine.search`."""
+        decoding = request.decoding
+        limits = torch.tensor(request.lengths(self.max_positions), device=self.device)
+        rows = Sequences.of(request.sources)
         ids, mask = (torch.from_numpy(x).to(self.device) for x in rows.padded())
         if len(rows) > 1:
             missing = max(0, min(FAST_WIDTH, self.model.max_positions or FAST_WIDTH) - ids.shape[1])
             ids, mask = pad(ids, (0, missing), value=PAD), pad(mask, (0, missing))
-        lengths = torch.from_numpy(rows.lengths - 1).to(self.device)  # EOS not counted
-        maximum = (lengths * decoding.max_length_ratio).long() + decoding.max_length_offset
-        if self.model.max_positions is not None:
-            maximum = maximum.clamp(max=self.model.max_positions - 1)
-            if len(prefix) >= self.model.max_positions:
-                most = self.model.max_positions - 1
-                raise UserError(f"The prefix has {len(prefix)} tokens; the model writes {most}.")
         with torch.inference_mode(), self.autocast():
             with kernels_for(ids.numel()):
                 memory = self.model.encode(ids, mask)
@@ -260,25 +238,21 @@ class ModelEngine:
                 bos=BOS,
                 eos=EOS,
                 banned=[PAD, BOS] if decoding.generate_unknown else [PAD, BOS, UNK],
-                min_lengths=torch.minimum(
-                    (lengths * decoding.min_length_ratio).ceil().long(), maximum
-                ),
-                max_lengths=maximum,
+                min_lengths=limits[:, 0],
+                max_lengths=limits[:, 1],
                 beam_size=decoding.beam_size,
-                n_best=n_best,
+                n_best=request.n_best,
                 length_penalty=decoding.length_penalty,
                 look_ahead=decoding.look_ahead,
                 sampling=decoding.sampling,
-                keys=torch.tensor(
-                    keys if keys is not None else range(len(rows)), device=self.device
-                ),
+                keys=torch.tensor(request.keys or range(len(rows)), device=self.device),
                 no_repeat_ngram=decoding.no_repeat_ngram,
-                prefix=prefix,
-                attention=attention,
+                prefix=request.prefix,
+                attention=request.attention,
             )
         return [
             [
-                Found(
+                Hypothesis(
                     each.tokens,
                     each.log_probability,
                     each.score,
@@ -286,7 +260,7 @@ class ModelEngine:
                 )
                 for each in hypotheses
             ]
-            for source, hypotheses in zip(sources, found)
+            for source, hypotheses in zip(request.sources, found)
         ]
 
     def _step(self) -> Step:
