@@ -133,11 +133,10 @@ def test_evaluation_agrees_with_its_parts(translator):
 def test_batches_are_all_sentences_in_order_and_as_many_for_each_process(
     lengths, tokens, processes
 ):
-    sizes = sorted(lengths, reverse=True)
-    batches = list(_shared_batches(sizes, tokens, processes))
-    assert [place for batch in batches for place in batch] == list(range(len(sizes)))
-    assert all(batches)
-    padded = [len(batch) * sizes[batch[0]] for batch in batches]
+    items = list(enumerate(sorted(lengths, reverse=True)))
+    batches = list(_shared_batches(items, lambda item: item[1], tokens, processes))
+    assert [item for batch in batches for item in batch] == items and all(batches)
+    padded = [len(batch) * batch[0][1] for batch in batches]
     assert all(size <= tokens * 5 / 4 or len(batch) == 1 for size, batch in zip(padded, batches))
     if set(lengths) == {1} and len(lengths) > tokens >= 4 and len(lengths) >= 2 * processes:
         assert len(batches) % processes == 0

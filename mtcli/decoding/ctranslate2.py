@@ -15,23 +15,21 @@ from ..text.vocab import BOS, EOS, PAD, SPECIAL
 from .engine import Hypothesis, Request
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from ..models.transformer import FeedForward, MultiHeadAttention, TransformerSeq2Seq
+    from ..models.base import Seq2Seq
 
 PAIRS_AT_ONCE = 32  # scored at once: the logits of more do not fit into a processor's caches
 
 
 def table_positions(config: Config) -> int | None:
-    """Rows of an exported table of positions: tokens of the longest sentence, EOS included.
-
-    Sinusoids are written for more positions than sentences like those of training need. None: the
-    model has no table.
-    """
+    """Rows of an exported table of positions: tokens of the longest sentence, EOS included. None:
+    there is no table."""
     assert isinstance(config.model, Transformer)
-    learned = config.model.max_positions
-    sinusoidal = max(1024, 4 * config.data.max_length)
-    return {"learned": learned, "sinusoidal": sinusoidal, "rotary": None}[config.model.positions]
+    if config.model.positions == "learned":
+        return config.model.max_positions
+    # Sinusoids for more than translations of sentences like those of the training need.
+    return max(1024, 4 * config.data.max_length) if config.model.positions == "sinusoidal" else None
 
 
 # ------------------------------------------------------------------------------------------ running
@@ -163,7 +161,8 @@ class CTranslate2Engine:
 
     def _ranked(self, result: Any, most: int, request: Request) -> list[list[int]]:
         """The `n_best` different hypotheses of a result, as ids that end in EOS."""
-        penalty, ranks = request.decoding.length_penalty, {}
+        penalty = request.decoding.length_penalty
+        ranks: dict[tuple[int, ...], float] = {}
         for tokens, score in zip(result.hypotheses, result.scores):
             ids = [id for token in tokens if (id := self.target_ids[token]) != EOS][:most] + [EOS]
             log_probability = score * max(1, len(tokens)) ** _alpha(request)
@@ -207,16 +206,13 @@ def _alpha(request: Request) -> float:
 
 
 def write(
-    model: TransformerSeq2Seq,
-    config: Config,
-    codecs: Sequence[Codec],
-    quantization: str,
-    folder: Path,
+    model: Seq2Seq, config: Config, codecs: Sequence[Codec], quantization: str, folder: Path
 ) -> None:
-    """The files of CTranslate2's format."""
-    specs = require("ctranslate2.specs", "export")
-    form = config.model
-    assert isinstance(form, Transformer)
+    """A Transformer as the files of CTranslate2's format."""
+    from ..models.transformer import TransformerSeq2Seq
+
+    specs, form = require("ctranslate2.specs", "export"), config.model
+    assert isinstance(model, TransformerSeq2Seq) and isinstance(form, Transformer)
     activations = {"relu": "RELU", "gelu": "GELU", "swiglu": "SWISH"}
     options = {
         "pre_norm": form.norm_position == "pre",
@@ -227,16 +223,11 @@ def write(
         "rotary_dim": form.hidden_size // form.heads if form.positions == "rotary" else None,
         "rotary_interleave": False,
     }
-    encoder = specs.transformer_spec.TransformerEncoderSpec(
-        form.encoder_layers, form.heads, **options
-    )
-    decoder = specs.transformer_spec.TransformerDecoderSpec(
-        form.decoder_layers,
-        form.heads,
-        alignment_layer=-1,  # the attention it reports: the mean over all heads of the last layer
-        alignment_heads=form.heads,
-        **options,
-    )
+    stacks = specs.transformer_spec
+    encoder = stacks.TransformerEncoderSpec(form.encoder_layers, form.heads, **options)
+    # The attention it reports: the mean over all heads of the last layer.
+    options |= {"alignment_layer": -1, "alignment_heads": form.heads}
+    decoder = stacks.TransformerDecoderSpec(form.decoder_layers, form.heads, **options)
     spec = specs.TransformerSpec(encoder, decoder)
 
     encoder.embeddings[0].weight = _array(model.source_embedding.weight)
@@ -244,6 +235,7 @@ def write(
     if rows := table_positions(config):
         table = _array(model.positions.table(0, rows, model.source_embedding.weight))
         encoder.position_encodings.encodings = decoder.position_encodings.encodings = table
+    ours: Any
     for layer, ours in zip(encoder.layer, model.encoder):
         _put_attention(layer.self_attention, ours.self_attention, ours.around_attention.norm)
         _put_feed_forward(layer.ffn, ours.feed_forward, ours.around_feed_forward.norm)
@@ -261,7 +253,7 @@ def write(
     spec.config.unk_token, spec.config.bos_token, spec.config.eos_token = SPECIAL[1:]
     spec.config.decoder_start_token = spec.config.bos_token
     spec.config.add_source_eos = True
-    spec.config.layer_norm_epsilon = model.decoder[0].around_feed_forward.norm.eps
+    spec.config.layer_norm_epsilon = ours.around_feed_forward.norm.eps
     spec.validate()
     spec.optimize(None if quantization == "none" else quantization)
     spec.save(str(folder))
@@ -276,13 +268,13 @@ def _put_linear(spec: Any, weight: Tensor, bias: Tensor) -> None:
     spec.weight, spec.bias = _array(weight), _array(bias)
 
 
-def _put_norm(spec: Any, norm: nn.Module) -> None:
+def _put_norm(spec: Any, norm: Any) -> None:
     spec.gamma = _array(norm.weight)
     if getattr(norm, "bias", None) is not None:  # an RMSNorm has none
         spec.beta = _array(norm.bias)
 
 
-def _put_attention(spec: Any, ours: MultiHeadAttention, norm: nn.Module) -> None:
+def _put_attention(spec: Any, ours: Any, norm: Any) -> None:
     _put_norm(spec.layer_norm, norm)
     packed = hasattr(ours, "query_key_value")
     inputs = [ours.query_key_value] if packed else [ours.query, ours.key_value]
@@ -290,7 +282,7 @@ def _put_attention(spec: Any, ours: MultiHeadAttention, norm: nn.Module) -> None
         _put_linear(linear, layer.weight, layer.bias)
 
 
-def _put_feed_forward(spec: Any, ours: FeedForward, norm: nn.Module) -> None:
+def _put_feed_forward(spec: Any, ours: Any, norm: Any) -> None:
     _put_norm(spec.layer_norm, norm)
     parts = [spec.linear_0, spec.linear_0_noact] if ours.gated else [spec.linear_0]
     weights, biases = (each.chunk(len(parts)) for each in (ours.inner.weight, ours.inner.bias))
@@ -317,9 +309,8 @@ JOIN = {
 
 def usage(config: Config) -> str:
     """How an exported directory is used without mtcli, in Markdown."""
-    (source, target), shared = config.tokenizers, config.shared_vocabulary
-    imports = {"import ctranslate2"}
-    prepare = ['text = "A sentence."']
+    source, target = config.tokenizers
+    imports, prepare = {"import ctranslate2"}, ['text = "A sentence."']
     if source.type == "word":
         imports.add("import re")
     if source.normalization == "nfkc":
@@ -330,7 +321,7 @@ def usage(config: Config) -> str:
     for side, tokenizer in (("source", source), ("target", target)):
         if tokenizer.type == "subword":
             imports.add("import sentencepiece")
-            file = f"tokenizer/{'shared' if shared else side}.model"
+            file = f"tokenizer/{'shared' if config.shared_vocabulary else side}.model"
             prepare.append(f'{side} = sentencepiece.SentencePieceProcessor(model_file="{file}")')
     program = (
         "\n".join(sorted(imports) + prepare)

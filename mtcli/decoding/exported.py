@@ -122,6 +122,7 @@ def export(
         (aside / "tokenizer").mkdir(parents=True)
         (aside / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
         codec.save(aside / "tokenizer", *codecs)
+        theirs: Engine
         if format == "ctranslate2":
             ctranslate2.write(ours.model, config, codecs, quantization, aside)
             theirs = CTranslate2Engine(aside, config, codecs, quantization, "cpu", threads)
@@ -133,8 +134,8 @@ def export(
         (aside / "README.md").write_text(readme, encoding="utf-8")
         parity = _compare(ours, theirs, _sample(config, codecs, ours.max_positions))
         _judge(parity, quantization)
-        manifest = {"format": format, "quantization": quantization}
-        manifest |= {"run": run.path.resolve().name, "parity": asdict(parity)}
+        made = {"format": format, "quantization": quantization, "run": run.path.resolve().name}
+        manifest = {**made, "parity": asdict(parity)}
         (aside / MANIFEST).write_text(f"{json.dumps(manifest, indent=1)}\n", encoding="utf-8")
         size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
         _put_in_place(aside, output)

@@ -235,6 +235,7 @@ def _write_graph(
             )
     finally:
         logging.disable(logging.NOTSET)
+    assert program is not None
     graph = program.model_proto
     # Sizes inferred inside are removed: those of a recurrent layer are wrong where they vary.
     del graph.graph.value_info[:]

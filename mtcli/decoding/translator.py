@@ -33,12 +33,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Translation:
-    """What became of one line: hypotheses, best first, at least one. A blank line has one, the
-    empty text.
-
-    Of a line that was split, ids, tokens, log-probabilities and scores are the sums of its pieces',
-    and attention is None.
-    """
+    """What became of one line: hypotheses, best first, at least one; of a blank line, the empty
+    text. Those of a line that was split are sums over its pieces, without attention."""
 
     source: str
     hypotheses: list[Hypothesis]
@@ -60,7 +56,7 @@ class Options:
 
     @property
     def distinct(self) -> bool:
-        """Whether hypotheses of a line must be different texts, which not all of a beam are."""
+        """Whether a line's hypotheses must be different texts, which not all of a beam are."""
         return self.n_best > 1 and self.decoding.sampling is None
 
 
@@ -108,9 +104,9 @@ class Translator:
 
         Several runs are an ensemble: the mean of their probabilities decides. Their vocabularies
         must be the same; the first one's config counts.
-        threads: how many cores to use; by default all.
-        processes: with more than one, several batches of lines are translated at the same time, by
-            processes that are forked from this one (on Linux, on the CPU). None: one a thread.
+        threads: cores to use; by default all.
+        processes: how many batches of lines are translated at the same time, by processes that are
+            forked from this one (on Linux, on the CPU). 1: none is forked; None: one a thread.
 
         Raises UserError.
         """
@@ -151,7 +147,7 @@ class Translator:
         return cls(engine, codecs[0], runs[0].config, max_length)
 
     def decoding(self, **changes: Any) -> Decoding:
-        """The run's way of decoding, with some values changed. Raises UserError for an impossible one."""
+        """The config's decoding section, with changes. Raises UserError for an impossible value."""
         return configs.replace(self.config.decoding, **changes)
 
     def translate(self, texts: Sequence[str], **options: Any) -> list[Translation]:
@@ -172,13 +168,12 @@ class Translator:
         ready: Callable[[], bool] | None = None,
         **changes: Any,
     ) -> Iterator[Translation]:
-        """Translate lines as they come, in order, one Translation a line; memory does not grow with
-        their number.
+        """Translate lines as they come, one Translation a line; memory does not grow with them.
 
         n_best: hypotheses of each line, all different texts; fewer only where the beam holds fewer.
-            With sampling, that many samples, also equal ones.
-        first_line: the number of the first line, for messages and for sampling, whose noise depends
-            on the line's number and not on what is translated beside it.
+            With sampling: samples, also equal ones.
+        first_line: its number, for messages and for sampling, whose noise depends on the number of
+            a line and not on what is translated beside it.
         prefix: text with which every translation begins.
         replace_unknown: write the most attended word of the source where the model writes UNK.
         ready: says whether the next line is here already; those that are get translated without
@@ -195,9 +190,7 @@ class Translator:
                 "raise beam_size."
             )
         if replace_unknown and self.codecs[1].tokenizer.pieces() is not None:
-            log.warning(
-                "There are no unknown words to replace: this model spells every word, in subwords."
-            )
+            log.warning("There are no unknown words to replace: this model spells every word.")
             replace_unknown = False
         if replace_unknown:
             decoding = configs.replace(decoding, generate_unknown=True)
@@ -209,48 +202,38 @@ class Translator:
     def _pool(self, lines: list[str], first_line: int, options: Options) -> Iterator[Translation]:
         """Translate lines together."""
         batches = list(self._requests(self._pieces(lines, first_line), options))
-        found: dict[int, dict[int, list[Hypothesis]]] = defaultdict(dict)
         results = self.engine.search_all([request for _, request in batches])
-        for (batch, _), hypotheses in zip(batches, results):
-            for piece, each in zip(batch, hypotheses):
-                found[piece.line][piece.number] = [
-                    self._with_text(one, piece, options) for one in each
-                ]
+        found: dict[int, dict[int, list[Hypothesis]]] = defaultdict(dict)
+        for (batch, _), answers in zip(batches, results):
+            for piece, answer in zip(batch, answers):
+                hypotheses = [self._with_text(each, piece, options) for each in answer]
+                found[piece.line][piece.number] = hypotheses
         for number, line in enumerate(lines, first_line):
-            parts = found.get(number, {})
-            hypotheses = _joined([parts[index] for index in sorted(parts)])
+            hypotheses = _joined([parts for _, parts in sorted(found[number].items())])
             if options.distinct:
-                best: dict[str, Hypothesis] = {}
-                for each in hypotheses:
-                    best.setdefault(each.text, each)
-                hypotheses = list(best.values())
+                best = {each.text: each for each in reversed(hypotheses)}
+                hypotheses = [each for each in hypotheses if best[each.text] is each]
             yield Translation(line, hypotheses[: options.n_best])
 
     def _requests(
         self, waiting: list[Piece], options: Options
     ) -> Iterator[tuple[list[Piece], Request]]:
         """Batches of pieces of similar lengths, longest first, as requests."""
-        waiting = sorted(waiting, key=lambda piece: len(piece.ids), reverse=True)
-        groups = [((), waiting)]
-        if options.prefix:  # only what begins a line begins with the prefix
-            first = [piece for piece in waiting if piece.number == 0]
-            groups = [(options.prefix, first), ((), [piece for piece in waiting if piece.number])]
+        waiting = sorted(waiting, key=_source_size, reverse=True)
         decoding, parallel = options.decoding, self.engine.parallel
-        for prefix, group in groups:
-            sizes = [len(piece.ids) for piece in group]
-            for places in _shared_batches(sizes, decoding.batch_tokens, parallel):
-                batch = [group[place] for place in places]
-                yield (
-                    batch,
-                    Request(
-                        sources=[piece.ids for piece in batch],
-                        decoding=decoding,
-                        n_best=decoding.beam_size if options.distinct else options.n_best,
-                        prefix=prefix,
-                        keys=tuple(piece.line + (piece.number << 40) for piece in batch),
-                        attention=options.attention or options.replace_unknown,
-                    ),
+        # Only the first piece of a line begins with the prefix.
+        for prefix in dict.fromkeys([options.prefix, ()]):
+            group = [each for each in waiting if prefix == (() if each.number else options.prefix)]
+            for batch in _shared_batches(group, _source_size, decoding.batch_tokens, parallel):
+                request = Request(
+                    sources=[piece.ids for piece in batch],
+                    decoding=decoding,
+                    n_best=decoding.beam_size if options.distinct else options.n_best,
+                    prefix=prefix,
+                    keys=tuple(piece.line + (piece.number << 40) for piece in batch),
+                    attention=options.attention or options.replace_unknown,
                 )
+                yield batch, request
 
     # -------------------------------------------------------------------------------------- texts
 
@@ -266,7 +249,7 @@ class Translator:
             raise UserError(f"{place}: {error}") from None
 
     def _all_tokens(self, lines: list[str], first_line: int) -> list[list[str]]:
-        """Tokens of source lines: all at once, which is faster, or one by one where one is wrong."""
+        """Tokens of source lines: all at once, which is fast, or one by one where one is wrong."""
         if len(lines) > 1 and all(isinstance(line, str) and "\n" not in line for line in lines):
             try:
                 return self.codecs[0].tokenizer.tokenize_all(lines)
@@ -282,25 +265,23 @@ class Translator:
         ids = self.codecs[1].vocabulary.encode(tokens)
         if UNK in ids:
             raise UserError(
-                f"The prefix holds {tokens[ids.index(UNK)]!r}, which is not in the target vocabulary."
+                f"The prefix holds {tokens[ids.index(UNK)]!r}, which is not in the target "
+                "vocabulary."
             )
         return tuple(ids)
 
     def _pieces(self, lines: list[str], first_line: int) -> list[Piece]:
-        """What is translated of lines: nothing of a blank one, several pieces of one that is too long."""
+        """What is translated of lines: nothing of a blank one, several pieces of a long one."""
         side, found = self.codecs[0], []
-        for line, (text, tokens) in enumerate(
-            zip(lines, self._all_tokens(lines, first_line)), first_line
-        ):
-            if not text.strip():
-                continue
-            parts = [tokens]
-            if len(tokens) > self.max_length:
+        all_tokens = self._all_tokens(lines, first_line)
+        for line, (text, tokens) in enumerate(zip(lines, all_tokens), first_line):
+            parts = [tokens] if text.strip() else []
+            if parts and len(tokens) > self.max_length:
                 parts = pieces.cut(text, side.tokenizer.tokenize, self.max_length)
                 log.warning(
                     f"Line {line} has {len(tokens)} tokens; the model has seen no sentence of more "
-                    f"than {self.max_length} (data.max_length, model.max_positions). It is translated "
-                    f"in {len(parts)} pieces, each by itself."
+                    f"than {self.max_length} (data.max_length, model.max_positions). It is "
+                    f"translated in {len(parts)} pieces, each by itself."
                 )
             for number, part in enumerate(parts):
                 found.append(Piece(line, number, part, [*side.vocabulary.encode(part), EOS]))
@@ -326,7 +307,7 @@ class Translator:
         return replace(found, text=text, tokens=tokens, attention=attention)
 
     def _source_word(self, tokens: list[str], place: int) -> str:
-        """The source word of a token: the token itself, or in subwords what is between two spaces."""
+        """The source word of a token: itself, or in subwords what is between two spaces."""
         start, end = place, place + 1
         if self.codecs[0].tokenizer.pieces() is not None:
             while start > 0 and not tokens[start].startswith(SPACE):
@@ -356,12 +337,11 @@ class Translator:
                 sources.append(self._ids(0, pair[0], place, warn))
                 targets.append(self._ids(1, pair[1], place, warn))
             order = sorted(range(len(pool)), key=lambda i: (len(targets[i]), len(sources[i])))
-            sizes = [max(len(sources[i]), len(targets[i])) for i in order]
+            sizes = [max(map(len, pair)) for pair in zip(sources, targets)]
             done: dict[int, list[float]] = {}
-            for places in _batches(sizes, self.config.decoding.batch_tokens):
-                batch = [order[place] for place in places]
+            for batch in _batches(order, sizes.__getitem__, self.config.decoding.batch_tokens):
                 scores = self.engine.score([sources[i] for i in batch], [targets[i] for i in batch])
-                done |= zip(batch, scores)
+                done.update(zip(batch, scores))
             yield from (done[index] for index in range(len(pool)))
             first += len(pool)
 
@@ -423,31 +403,33 @@ def _joined(parts: list[list[Hypothesis]]) -> list[Hypothesis]:
     return joined
 
 
-def _shared_batches(sizes: Sequence[int], tokens: int, parallel: int) -> Iterator[list[int]]:
+def _source_size(piece: Piece) -> int:
+    return len(piece.ids)
+
+
+def _shared_batches(
+    items: Sequence[T], size: Callable[[T], int], tokens: int, parallel: int
+) -> Iterator[list[T]]:
     """As `_batches`; if there are several, a multiple of `parallel`, of about as many tokens each,
     so that no process waits for the others."""
-    ends = list(accumulate(sizes))
+    ends = list(accumulate(map(size, items)))
     count = -(-ends[-1] // tokens) if ends else 0
     if count > 1:
         count = -(-count // parallel) * parallel
-    for _, share in groupby(
-        range(len(sizes)), key=lambda place: (ends[place] - 1) * count // ends[-1]
-    ):
-        places = list(share)
-        padded = tokens * 5 // 4  # as many tokens as its share, and their padding
-        for batch in _batches([sizes[place] for place in places], padded):
-            yield [places[index] for index in batch]
+    for _, share in groupby(zip(items, ends), key=lambda each: (each[1] - 1) * count // ends[-1]):
+        # A share has at most that many tokens; the rest is for its padding.
+        yield from _batches([item for item, _ in share], size, tokens * 5 // 4)
 
 
-def _batches(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Places of sentences, sorted by size, in batches of at most that many padded tokens."""
-    batch: list[int] = []
+def _batches(items: Sequence[T], size: Callable[[T], int], tokens: int) -> Iterator[list[T]]:
+    """Items, sorted by size, in batches of at most that many padded tokens."""
+    batch: list[T] = []
     longest = 0
-    for place, size in enumerate(sizes):
-        if batch and (len(batch) + 1) * max(longest, size) > tokens:
+    for item in items:
+        if batch and (len(batch) + 1) * max(longest, size(item)) > tokens:
             yield batch
             batch, longest = [], 0
-        batch.append(place)
-        longest = max(longest, size)
+        batch.append(item)
+        longest = max(longest, size(item))
     if batch:
         yield batch
