@@ -44,7 +44,7 @@ Translate = Callable[
 def mtcli_contestant(options, lines: list[str], export: str):
     from mtcli import Translator
 
-    translator = Translator.load(options.run, "cpu", options.threads)
+    translator = Translator.load(options.run, "cpu", options.threads, options.threads)
 
     def translate(chosen, beam_size):
         results = translator.translate([lines[i] for i in chosen], beam_size=beam_size)
@@ -225,7 +225,7 @@ def main() -> None:
 def prepare(run: Path, lines: list[str], path: str, exported: bool) -> None:
     """What the others are given: the exported model, if one of them runs it, and how long the translations are."""
     from mtcli import Translator
-    from mtcli.decoding.export import export
+    from mtcli.decoding.exported import export
     from mtcli.run.directory import Run
 
     if exported:

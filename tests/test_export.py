@@ -15,9 +15,8 @@ import torch
 import yaml
 
 from mtcli import Translator, config as configs
-from mtcli.decoding import export as exports
-from mtcli.decoding.engines import is_exported
-from mtcli.decoding.export import export
+from mtcli.decoding import ctranslate2 as written, exported as exports
+from mtcli.decoding.exported import export, is_exported
 from mtcli.models import build_model
 from mtcli.run.directory import Run, to_tensors
 from mtcli.support.errors import UserError
@@ -225,8 +224,8 @@ def test_a_sentence_beyond_the_learned_positions_is_refused_or_cut(tmp_path):
 @pytest.mark.parametrize("quantization", ["int8", "int16", "float16", "bfloat16"])
 def test_quantized_models_are_smaller_and_close(three, tmp_path, quantization):
     ours, _, plain = three
-    written = export(Run(plain.parent / "run"), tmp_path / "out", "ctranslate2", quantization)
-    assert 0 < written.parity.mean_difference <= exports.TOLERANCE[quantization]
+    made = export(Run(plain.parent / "run"), tmp_path / "out", "ctranslate2", quantization)
+    assert 0 < made.parity.mean_difference <= exports.TOLERANCE[quantization]
     assert (tmp_path / "out/model.bin").stat().st_size < 0.9 * (plain / "model.bin").stat().st_size
     assert Translator.load(tmp_path / "out", "cpu").translate(["abc"])[0].text is not None
 
@@ -340,9 +339,9 @@ def test_the_readme_cuts_words_as_the_tokenizer_does(text):
     from mtcli.text.tokenizers import TOKENIZERS
 
     tokenizer = TOKENIZERS["word"](configs.Words())
-    tokens = eval(exports.PLAIN["word"][1], {"re": re, "text": text})
+    tokens = eval(written.CUT["word"], {"re": re, "text": text})
     assert tokens == tokenizer.tokenize(text)
-    assert eval(exports.PLAIN["word"][3], {"tokens": tokens}) == tokenizer.detokenize(tokens)
+    assert eval(written.JOIN["word"], {"tokens": tokens}) == tokenizer.detokenize(tokens)
 
 
 # ---------------------------------------------------------------------------------------------------------------- ONNX

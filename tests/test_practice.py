@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -24,7 +23,8 @@ from hypothesis import given, strategies as st
 
 from mtcli import Translator, config as configs
 from mtcli.cli import output
-from mtcli.decoding import translator as translating
+from mtcli.decoding import pieces, translator as translating
+from mtcli.decoding.engine import Hypothesis
 from mtcli.decoding.torch_engine import Ensemble
 from mtcli.models import build_model
 from mtcli.run.directory import Run
@@ -80,14 +80,8 @@ def load(runs) -> Callable[..., Translator]:
 # ---------------------------------------------------------------------------------------------------------- long lines
 
 
-def plain(max_length: int) -> Translator:
-    """A translator that only cuts: a character is a token."""
-    tokenizer = SimpleNamespace(tokenize=list)
-    return Translator(None, (SimpleNamespace(tokenizer=tokenizer),) * 2, None, max_length)
-
-
 def cut(text: str, max_length: int) -> list[str]:
-    return ["".join(tokens) for tokens in plain(max_length)._cut(text)]
+    return ["".join(tokens) for tokens in pieces.cut(text, list, max_length)]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +136,7 @@ def test_a_long_line_is_the_sum_of_its_sentences_with_a_warning(load, caplog):
 
 def test_no_space_between_the_sentences_of_a_script_without():
     def parts(*texts):
-        return [[translating.Hypothesis(text, -1.0, -2.0, list(text))] for text in texts]
+        return [[Hypothesis([5], -2.0, -1.0, text=text, tokens=list(text))] for text in texts]
 
     joined = translating._joined(parts("苹果。", "梨。", "OK.", "", "Yes."))
     assert joined[0].text == "苹果。梨。OK. Yes." and joined[0].log_probability == -10
@@ -200,15 +194,10 @@ def test_of_two_ways_to_write_a_text_the_better_one_counts(load, monkeypatch):
     ids = translator.codecs[1].vocabulary.encode("AB")
     asked = []
 
-    def search(sources, decoding, *, n_best, **_):
-        asked.append(n_best)
+    def search(request):
+        asked.append(request.n_best)
         found = [([ids[0]], -1.0), ([ids[0]], -2.0), ([ids[1]], -3.0), (ids, -4.0)]
-        return [
-            [
-                SimpleNamespace(tokens=t, score=s, log_probability=s, attention=None)
-                for t, s in found[:n_best]
-            ]
-        ] * len(sources)
+        return [[Hypothesis(t, s, s) for t, s in found[: request.n_best]] for _ in request.sources]
 
     monkeypatch.setattr(translator.engine, "search", search)
     found = translator.translate(["a"], beam_size=4, n_best=2)[0].hypotheses
@@ -264,14 +253,11 @@ def test_an_unknown_word_is_the_source_word_that_was_looked_at(load, monkeypatch
     translator = load("word")
     known_id, known = 5, translator.codecs[1].vocabulary.tokens[5]
 
-    def search(sources, decoding, *, attention, **_):
-        assert attention and decoding.generate_unknown
+    def search(request):
+        assert request.attention and request.decoding.generate_unknown
         rows = [[0.1, 0.7, 0.1, 0.1], [0.6, 0.2, 0.1, 0.1], [0.0, 0.1, 0.3, 0.6], [0, 0, 0, 1]]
         tokens = [translating.UNK, known_id, translating.UNK, translating.EOS]
-        return [
-            [SimpleNamespace(tokens=tokens, score=-1.0, log_probability=-1.0, attention=rows)]
-            for _ in sources
-        ]
+        return [[Hypothesis(tokens, -1.0, -1.0, rows)] for _ in request.sources]
 
     monkeypatch.setattr(translator.engine, "search", search)
     found = translator.translate(["one (two"], replace_unknown=True)[0].hypotheses[

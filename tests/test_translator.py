@@ -12,7 +12,7 @@ from hypothesis import example, given, strategies as st
 
 from mtcli import Translator, config as configs
 from mtcli.decoding.evaluation import evaluate
-from mtcli.decoding.translator import _shared
+from mtcli.decoding.translator import _shared_batches
 from mtcli.run.directory import Run
 from mtcli.support.errors import UserError
 from mtcli.training.trainer import Trainer
@@ -133,11 +133,10 @@ def test_evaluation_agrees_with_its_parts(translator):
 def test_batches_are_all_sentences_in_order_and_as_many_for_each_process(
     lengths, tokens, processes
 ):
-    sources = [[0] * length for length in sorted(lengths, reverse=True)]
-    order = list(range(len(sources)))
-    batches = list(_shared(order, sources, tokens, processes))
-    assert [index for batch in batches for index in batch] == order and all(batches)
-    padded = [len(batch) * len(sources[batch[0]]) for batch in batches]
+    items = list(enumerate(sorted(lengths, reverse=True)))
+    batches = list(_shared_batches(items, lambda item: item[1], tokens, processes))
+    assert [item for batch in batches for item in batch] == items and all(batches)
+    padded = [len(batch) * batch[0][1] for batch in batches]
     assert all(size <= tokens * 5 / 4 or len(batch) == 1 for size, batch in zip(padded, batches))
     if set(lengths) == {1} and len(lengths) > tokens >= 4 and len(lengths) >= 2 * processes:
         assert len(batches) % processes == 0

@@ -136,7 +136,8 @@ def test_a_file_is_translated_the_same_by_several_processes(tmp_path):
     ]
     options = dict(beam_size=3, n_best=3, attention=True)
     alone, together = (
-        Translator.load(run.path, "cpu", threads).translate(lines, **options) for threads in (1, 2)
+        Translator.load(run.path, "cpu", processes=processes).translate(lines, **options)
+        for processes in (1, 2)
     )
     for one, other in zip(alone, together, strict=True):
         assert one.source == other.source

@@ -331,7 +331,7 @@ def translate(
         threads = (
             threads or 1
         )  # cores that wait for each other at every step of a sentence or two only make it slow
-    translator = _load_translator(run, device, threads)
+    translator = _load_translator(run, device, threads, processes=threads)
     changes: dict[str, Any] = {}
     if sample:
         changes["sampling"] = sampling
@@ -419,14 +419,16 @@ def _lines(text: list[str] | None, path: Path | None) -> Iterable[str] | None:
     return corpus.Arriving(sys.stdin.buffer, "stdin")
 
 
-def _load_translator(run: Path | list[Path] | None, device: str, threads: int | None):
+def _load_translator(
+    run: Path | list[Path] | None, device: str, threads: int | None, processes: int | None = 1
+):
     import gc
 
     gc.disable()  # imports keep nearly all they make; to look for garbage meanwhile is an eighth of PyTorch's
     try:
         from ..decoding.translator import Translator
 
-        return Translator.load(run, device, threads)
+        return Translator.load(run, device, threads, processes)
     finally:
         gc.freeze()
         gc.enable()
@@ -466,7 +468,8 @@ def _prompt() -> Iterator[str]:
 def _write(out, translation, number: int, n_best: int, as_json: bool) -> None:
     """One Translation as a line of text, as n-best lines ``number ||| text ||| score``, or as a JSON object."""
     if as_json:
-        hypotheses = [vars(hypothesis) for hypothesis in translation.hypotheses]
+        keys = ("text", "score", "log_probability", "tokens", "attention")
+        hypotheses = [{key: getattr(each, key) for key in keys} for each in translation.hypotheses]
         line = {"line": number, "source": translation.source, "hypotheses": hypotheses}
         print(json.dumps(line, ensure_ascii=False), file=out)
     elif n_best == 1:
@@ -518,7 +521,7 @@ def evaluate(
     from ..decoding import evaluation
     from ..text import corpus
 
-    translator = _load_translator(run, device, threads)
+    translator = _load_translator(run, device, threads, processes=threads)
     if data:
         part = configs.TSV(path=str(data))
     elif source:
@@ -552,7 +555,7 @@ def evaluate(
     name = " + ".join(map(str, run or ["the run trained last"]))
     comparisons = []
     if against:
-        other = _load_translator(against, device, threads)
+        other = _load_translator(against, device, threads, processes=threads)
         rival = evaluation.evaluate(
             other, sources, references, [], other.decoding(beam_size=decoding.beam_size)
         )
@@ -625,13 +628,13 @@ def export(
     threads: ThreadsOption = None,
 ) -> None:
     """Write a trained model for another engine, and check that it computes the same."""
-    from ..decoding import export as exports
+    from ..decoding.exported import export as write_export
     from ..run.directory import Run
     from ..support import devices
 
     devices.prepare("cpu", threads)
     place = Run.open(run) if run else Run.latest()
-    written = exports.export(place, output, format, quantization, threads)
+    written = write_export(place, output, format, quantization, threads)
     parity = written.parity
     print(
         f"{written.path}: {format}, {written.bytes / 1e6:.1f} MB. Log-probabilities of {parity.tokens:,} tokens, computed "

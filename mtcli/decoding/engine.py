@@ -1,12 +1,14 @@
-"""The contract between a translator and what computes: ids in, hypotheses out. Knows no text and no torch."""
+"""The contract between a translator and what computes: ids in, hypotheses out."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..config import Decoding
+from ..support.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,21 @@ class Request:
     its batch. Empty: its place in the batch."""
     attention: bool = False
     """Whether hypotheses carry their attention."""
+
+    def lengths(self, max_positions: int | None) -> list[tuple[int, int]]:
+        """Least and most target tokens of each source, EOS not counted, for a model of that many
+        positions. The most is at least the prefix. Raises UserError where the model cannot write
+        the prefix.
+        """
+        prefix, longest = len(self.prefix), math.inf if max_positions is None else max_positions - 1
+        if prefix > longest:
+            raise UserError(f"The prefix has {prefix} tokens; the model writes {longest}.")
+        limits = []
+        for source in self.sources:
+            least, most = self.decoding.lengths(len(source) - 1)
+            most = int(min(most, longest))
+            limits.append((min(least, most), max(most, prefix)))
+        return limits
 
 
 class Engine(Protocol):

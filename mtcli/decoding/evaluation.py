@@ -1,4 +1,4 @@
-"""How good a translator is on a test set: text metrics and perplexity. Knows no files and prints nothing."""
+"""How good a translator is on a test set: text metrics and perplexity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Result:
 
     hypotheses: list[str]
     references: list[list[str]]
-    loss: float  # mean negative log-likelihood of a token of the first references, EOS included, in nats
+    loss: float
+    """Mean negative log-likelihood of a token of the first references, EOS included, in nats."""
     scores: dict[str, metrics.Score]
 
     @property
@@ -29,20 +30,19 @@ class Result:
 
     def values(self) -> dict[str, float]:
         """Loss, perplexity and every metric, by name."""
-        return {"loss": self.loss, "perplexity": self.perplexity} | {
-            n: score.value for n, score in self.scores.items()
-        }
+        values = {name: score.value for name, score in self.scores.items()}
+        return {"loss": self.loss, "perplexity": self.perplexity, **values}
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a translator says to a test set: a hypothesis for each sentence, and how probable the references are."""
+    """What a translator makes of a test set."""
 
     hypotheses: list[str]
-    log_probabilities: list[
-        float
-    ]  # of the first reference of each sentence, summed over its tokens
-    tokens: list[int]  # of each of those, EOS included
+    log_probabilities: list[float]
+    """Of the first reference of each sentence, the sum over its tokens."""
+    tokens: list[int]
+    """How many those are, EOS included."""
 
 
 def evaluate(
@@ -52,7 +52,7 @@ def evaluate(
     names: Sequence[str],
     decoding: Decoding | None = None,
 ) -> Result:
-    """Translate ``sources`` and score them. Raises UserError where there is nothing to score."""
+    """Translate `sources` and score them. Raises UserError where there is nothing to score."""
     if not sources:
         raise UserError("The test set is empty; there is nothing to score.")
     return score(translator, answer(translator, sources, references, decoding), references, names)
@@ -65,11 +65,10 @@ def answer(
     decoding: Decoding | None = None,
     limit: int | None = None,
 ) -> Answers:
-    """Translate ``sources``, or only the first ``limit``, and judge the first references of all."""
+    """Translate `sources`, or only the first `limit`, and score the first references of all."""
     pairs = ((source, known[0]) for source, known in zip(sources, references))
-    tokens = list(
-        translator.score(pairs, warn=False)
-    )  # long sources are warned of where they are translated
+    # Of long sources, the translation warns.
+    tokens = list(translator.score(pairs, warn=False))
     hypotheses = [translation.text for translation in translator.stream(sources[:limit], decoding)]
     return Answers(hypotheses, [sum(each) for each in tokens], [len(each) for each in tokens])
 
@@ -80,7 +79,7 @@ def score(
     references: Sequence[Sequence[str]],
     names: Sequence[str],
 ) -> Result:
-    """The scores of answers to a whole test set."""
+    """The scores of the answers to a complete test set."""
     loss = -sum(answers.log_probabilities) / sum(answers.tokens)
     scores = metrics.score(names, answers.hypotheses, references, metric_options(translator))
     return Result(answers.hypotheses, list(map(list, references)), loss, scores)

@@ -1,4 +1,9 @@
-"""The one exception that people are meant to read. Knows nothing of what went wrong."""
+"""The one exception that people are meant to read."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 
 class UserError(Exception):
@@ -6,3 +11,13 @@ class UserError(Exception):
 
     The text names the place (``file:line`` or the key), what was got, what is allowed, and what to do.
     """
+
+
+def require(package: str, extra: str) -> Any:
+    """An optional package, imported. Raises UserError where it is missing, with what to install."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(
+            f"This needs the package {package} ({error}): pip install 'mtcli[{extra}]'"
+        ) from None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..decoding import evaluation
-from ..decoding.torch_engine import ModelEngine, describe
+from ..decoding.torch_engine import TorchEngine, describe
 from ..decoding.translator import Translator
 from ..models import build_model
 from ..run.directory import Run, load_into
@@ -94,7 +94,7 @@ def validate(run: Run, weights: dict[str, Tensor], device: torch.device) -> dict
     model = build_model(config.model, *_sizes(run))
     load_into(model, weights)
     translator = Translator(
-        ModelEngine(
+        TorchEngine(
             model.to(device).eval(), device, devices.autocast(device, config.training.precision)[0]
         ),
         codec.load(run.path / "tokenizer", config),

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .. import config as configs
 from ..config import Config
 from ..decoding import evaluation
-from ..decoding.torch_engine import ModelEngine, describe
+from ..decoding.torch_engine import TorchEngine, describe
 from ..decoding.translator import Translator
 from ..models import build_model
 from ..models.base import Seq2Seq
@@ -137,7 +137,7 @@ class Trainer:
         self.watches = not self.scaler.is_enabled() and (
             device.type == "cpu" or self.settings.non_finite == "skip"
         )
-        self.translator = Translator(ModelEngine(model, device, self.autocast), self.codecs, config)
+        self.translator = Translator(TorchEngine(model, device, self.autocast), self.codecs, config)
         self.progress, self.tally = Progress(), Tally(device)
         self.board = None
         self.own_updates = 0  # of this process

@@ -1,0 +1,247 @@
+"""Directories that `mtcli export` writes: made, compared with the trained model, and loaded again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import config as configs
+from ..config import Config
+from ..support.errors import UserError, require
+from ..text import codec, corpus
+from ..text.codec import Codec
+from ..text.vocab import EOS, SPECIAL, UNK
+from . import ctranslate2
+from .ctranslate2 import CTranslate2Engine
+from .engine import Engine, Request
+
+if TYPE_CHECKING:
+    from ..run.directory import Run
+
+log = logging.getLogger("mtcli")
+
+MANIFEST = "export.json"
+LARGEST_MANIFEST = 1 << 20  # bytes
+PACKAGES = {"ctranslate2": ("ctranslate2",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+QUANTIZATIONS = ("none", "int8", "int16", "float16", "bfloat16")
+# How far a token's log-probability may be from our model's: at most without quantization, else on average.
+TOLERANCE = {"none": 1e-4, "int8": 0.03, "int16": 0.005, "float16": 0.005, "bfloat16": 0.03}
+SAMPLE_SENTENCES = 100  # that are scored with both
+COMPARED_AT_ONCE = 20
+
+IdPair = tuple[list[int], list[int]]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an exported model compares with ours on a sample."""
+
+    sentences: int
+    tokens: int
+    mean_difference: float
+    """Of a token's log-probability."""
+    largest_difference: float
+    greedy_equal: int
+    """Sentences that greedy search translates alike."""
+    computed_in: str
+    """The number type in which the engine computed, since processors lack some."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    path: Path
+    bytes: int
+    parity: Parity
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a directory was made by `mtcli export`."""
+    return (path / MANIFEST).is_file()
+
+
+def load_engine(
+    path: Path, config: Config, codecs: tuple[Codec, Codec], device: str, threads: int | None
+) -> Engine:
+    """What runs an exported model; CTranslate2 does so without torch. Raises UserError."""
+    file = path / MANIFEST
+    try:
+        with open(file, "rb") as stream:
+            manifest = json.loads(stream.read(LARGEST_MANIFEST))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not valid JSON: {error}.") from None
+    if not isinstance(manifest, dict) or manifest.get("format") not in PACKAGES:
+        raise UserError(f"{file} does not name its format, which is one of {', '.join(PACKAGES)}.")
+    if manifest["format"] == "ctranslate2":
+        quantization = str(manifest.get("quantization"))
+        return CTranslate2Engine(path, config, codecs, quantization, device, threads)
+    from . import onnx
+
+    return onnx.load_engine(path, config, device, threads)
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+def export(
+    run: Run, output: Path, format: str, quantization: str = "none", threads: int | None = None
+) -> Exported:
+    """Write the best checkpoint of a run to `output`; an export that is there is replaced.
+
+    Raises UserError where the engine cannot run such a model or computes something else: then
+    nothing is written.
+    """
+    import torch
+
+    from . import onnx
+    from .torch_engine import TorchEngine
+
+    config, cpu = run.config, torch.device("cpu")
+    _refuse(config, format, quantization, output)
+    codecs = codec.load(run.path / "tokenizer", config)
+    ours = TorchEngine.load([run], [len(side.vocabulary) for side in codecs], cpu)
+    languages = [config.data.source_language or "source", config.data.target_language or "target"]
+    readme = (
+        f"A translator, {' to '.join(languages)}, exported by mtcli, which runs it: "
+        "`mtcli translate --run DIRECTORY`.\n\n"
+    )
+    aside = output.with_name(f".{output.name}.{os.getpid()}.aside")
+    try:
+        (aside / "tokenizer").mkdir(parents=True)
+        (aside / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
+        codec.save(aside / "tokenizer", *codecs)
+        theirs: Engine
+        if format == "ctranslate2":
+            ctranslate2.write(ours.model, config, codecs, quantization, aside)
+            theirs = CTranslate2Engine(aside, config, codecs, quantization, "cpu", threads)
+            readme += ctranslate2.usage(config)
+        else:
+            onnx.write(ours.model, aside)
+            theirs = onnx.load_engine(aside, config, "cpu", threads)
+            readme += onnx.USAGE
+        (aside / "README.md").write_text(readme, encoding="utf-8")
+        parity = _compare(ours, theirs, _sample(config, codecs, ours.max_positions))
+        _judge(parity, quantization)
+        made = {"format": format, "quantization": quantization, "run": run.path.resolve().name}
+        manifest = {**made, "parity": asdict(parity)}
+        (aside / MANIFEST).write_text(f"{json.dumps(manifest, indent=1)}\n", encoding="utf-8")
+        size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
+        _put_in_place(aside, output)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Exported(output, size, parity)
+
+
+def _refuse(config: Config, format: str, quantization: str, output: Path) -> None:
+    """Raises UserError for what cannot be done, before anything is."""
+    if format not in PACKAGES:
+        raise UserError(f"--format is '{format}'; choose {', '.join(PACKAGES)}.")
+    if quantization not in QUANTIZATIONS:
+        raise UserError(f"--quantization is '{quantization}'; choose {', '.join(QUANTIZATIONS)}.")
+    if format == "ctranslate2" and config.model.type != "transformer":
+        raise UserError(
+            f"CTranslate2 runs Transformers only, and this model is a {config.model.type}: use "
+            "--format onnx."
+        )
+    if format == "onnx" and quantization != "none":
+        raise UserError(
+            f"--quantization {quantization} goes with --format ctranslate2; ONNX is written in float32."
+        )
+    empty = output.is_dir() and not os.listdir(output)
+    if os.path.lexists(output) and not empty and not is_exported(output):
+        raise UserError(
+            f"{output} is there and was not made by mtcli export; it is left alone. Name another "
+            "--output."
+        )
+    for package in PACKAGES[format]:
+        require(package, "export")
+
+
+def _put_in_place(aside: Path, output: Path) -> None:
+    old = output.with_name(f"{aside.name}.old")
+    if os.path.lexists(output):
+        os.rename(output, old)
+    os.rename(aside, output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------- parity
+
+
+def _sample(config: Config, codecs: Sequence[Codec], max_positions: int | None) -> list[IdPair]:
+    """Pairs of the validation set or, if its files are gone, random ids."""
+    longest = min(config.data.max_length + 1, max_positions or math.inf)
+    try:
+        sources, references = corpus.read_evaluation(config.data.validation)
+    except UserError as error:
+        log.warning(f"{error} The exported model is compared on random tokens instead.")
+        sources, references = [], []
+    pairs = (
+        (codecs[0].encode(source), codecs[1].encode(known[0]))
+        for source, known in zip(sources, references)
+        if source.strip()
+    )
+    short = (pair for pair in pairs if max(map(len, pair)) <= longest)
+    return list(islice(short, SAMPLE_SENTENCES)) or _random_sample(
+        codecs, int(min(40, longest - 1))
+    )
+
+
+def _random_sample(codecs: Sequence[Codec], longest: int) -> list[IdPair]:
+    generator = random.Random(0)
+
+    def sentence(side: Codec) -> list[int]:
+        ids = range(len(SPECIAL), len(side.vocabulary)) or [UNK]
+        return [*generator.choices(ids, k=generator.randint(1, longest)), EOS]
+
+    return [(sentence(codecs[0]), sentence(codecs[1])) for _ in range(SAMPLE_SENTENCES)]
+
+
+def _compare(ours: Engine, theirs: Engine, sample: Sequence[IdPair]) -> Parity:
+    """Score a sample with both, and translate it greedily."""
+    pairs = sorted(sample, key=lambda pair: max(map(len, pair)))
+    differences: list[float] = []
+    equal = 0
+    for start in range(0, len(pairs), COMPARED_AT_ONCE):
+        sources, targets = map(list, zip(*pairs[start : start + COMPARED_AT_ONCE]))
+        scores = [engine.score(sources, targets) for engine in (ours, theirs)]
+        for one, other in zip(*scores, strict=True):
+            differences += [abs(a - b) for a, b in zip(one, other, strict=True)]
+        greedy = Request(sources, configs.Decoding(beam_size=1))
+        found = [engine.search(greedy) for engine in (ours, theirs)]
+        equal += sum(one[0].ids == other[0].ids for one, other in zip(*found))
+    return Parity(
+        sentences=len(pairs),
+        tokens=len(differences),
+        mean_difference=sum(differences) / len(differences),
+        largest_difference=max(differences),
+        greedy_equal=equal,
+        computed_in=getattr(theirs, "compute_type", "float32"),
+    )
+
+
+def _judge(parity: Parity, quantization: str) -> None:
+    """Raises UserError where an exported model is not what was trained, or gives no numbers."""
+    exact, tolerance = quantization == "none", TOLERANCE[quantization]
+    found = parity.largest_difference if exact else parity.mean_difference
+    if not found <= tolerance:  # NaN too
+        raise UserError(
+            "The exported model does not compute what the trained one does: log-probabilities of "
+            f"{parity.tokens:,} tokens differ by {found:.2g} {'at most' if exact else 'on average'}, "
+            f"and {tolerance:g} is allowed. Nothing was written."
+            + ("" if exact else " Choose another --quantization: int16, or none.")
+        )
