@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import Config, Transformer
-from ..models.base import Memory, Seq2Seq, State
-from ..models.transformer import TransformerSeq2Seq
+from ..config import Config
+from ..models.base import Maps, Memory, Seq2Seq, State, named_tensors, with_tensors
+from ..models.transformer import TransformerState
 from ..support.errors import UserError, require
 from ..text.vocab import EOS
 from .torch_engine import TorchEngine
@@ -46,46 +45,67 @@ def load_engine(path: Path, config: Config, device: str, threads: int | None) ->
     return TorchEngine(model, torch.device("cpu"), name=str(path.resolve()))
 
 
-class OnnxModel(Seq2Seq):
-    """A model run by onnxruntime, to the contract of models/base.py as far as an engine needs it.
+@dataclass
+class OnnxMemory(Memory):
+    tensors: list[Tensor]
+    """What the encoder's graph gives, the first State too."""
 
-    Memory and State are the graphs' tensors by name; Memory carries the first state along.
-    """
+
+@dataclass
+class OnnxState(State):
+    tensors: list[Tensor]
+
+
+class OnnxModel(Seq2Seq):
+    """A model run by onnxruntime. What is in its tensors, only the graphs know."""
 
     def __init__(self, path: Path, config: Config, threads: int | None):
         super().__init__()
-        self.encoder_session = _session(path / "encoder.onnx", threads)
-        self.decoder_session = _session(path / "decoder.onnx", threads)
-        self.inputs = {each.name for each in self.decoder_session.get_inputs()}
+        self.encode_graph = _session(path / "encoder.onnx", threads)
+        self.step_graph = _session(path / "decoder.onnx", threads)
+        self.memory = [each.name for each in self.encode_graph.get_outputs()]
+        self.state = [name for name in self.memory if name.startswith("state.")]
+        self.inputs = {each.name for each in self.step_graph.get_inputs()}
         form = config.model
-        learned = isinstance(form, Transformer) and form.positions == "learned"
-        self.max_positions = form.max_positions if learned else None
+        if form.type == "transformer" and form.positions == "learned":
+            self.max_positions = form.max_positions
 
-    def encode(self, source: Tensor, source_mask: Tensor) -> Memory:
-        return _run(self.encoder_session, {"source": source, "mask": source_mask})
+    def encode(self, source: Tensor, source_mask: Tensor) -> OnnxMemory:
+        found = _run(self.encode_graph, {"source": source, "mask": source_mask})
+        return OnnxMemory(source_mask, list(found.values()))
 
-    def init_state(self, memory: Memory) -> State:
-        return {name: tensor for name, tensor in memory.items() if name.startswith("state.")}
+    def init_state(self, memory: Memory) -> OnnxState:
+        assert isinstance(memory, OnnxMemory)
+        named = dict(zip(self.memory, memory.tensors))
+        return OnnxState(0, [named[name] for name in self.state])
 
     def decode_step(
-        self, tokens: Tensor, state: State, memory: Memory, attention: bool = False
-    ) -> tuple[Tensor, State, Tensor | None]:
-        sentences = len(next(iter(memory.values())))
-        rows = {"tokens": tokens, **state}
-        given = memory | {name: each.unflatten(0, (sentences, -1)) for name, each in rows.items()}
-        given = {name: tensor for name, tensor in given.items() if name in self.inputs}
-        values = _run(self.decoder_session, given)
-        logits, weights = values.pop("logits"), values.pop("attention", None)
-        state = {name.replace("next.", "state.", 1): tensor for name, tensor in values.items()}
-        return logits, state, weights if attention else None
+        self, tokens: Tensor, state: State, memory: Memory, maps: Maps | None = None
+    ) -> tuple[Tensor, OnnxState]:
+        assert isinstance(state, OnnxState) and isinstance(memory, OnnxMemory)
+        rows = {"tokens": tokens, **dict(zip(self.state, state.tensors))}
+        sentences = len(memory.mask)
+        given = dict(zip(self.memory, memory.tensors))
+        given |= {name: each.unflatten(0, (sentences, -1)) for name, each in rows.items()}
+        found = _run(self.step_graph, {name: given[name] for name in self.inputs})
+        if maps is not None and "attention" in found:
+            maps["cross.0"] = found["attention"][:, None, None]  # (R, S) -> (R, 1, 1, S)
+        after = [found[name.replace("state.", "next.", 1)] for name in self.state]
+        return found["logits"], OnnxState(state.position + 1, after)
 
-    def forward(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor:
+    def forward(
+        self, source: Tensor, source_mask: Tensor, target_in: Tensor, maps: Maps | None = None
+    ) -> Tensor:
         """Teacher forcing, step by step: logits (B, T, V) take the place of states."""
         memory = self.encode(source, source_mask)
-        state, steps = self.init_state(memory), []
+        state, steps, seen = self.init_state(memory), [], []
         for tokens in target_in.unbind(1):
-            logits, state, _ = self.decode_step(tokens, state, memory)
+            step: Maps = {}
+            logits, state = self.decode_step(tokens, state, memory, step)
             steps.append(logits)
+            seen.append(step)
+        if maps is not None:
+            maps |= {name: torch.cat([step[name] for step in seen], 2) for name in seen[0]}
         return torch.stack(steps, 1)
 
     def project(self, states: Tensor) -> Tensor:
@@ -120,95 +140,89 @@ class EncoderGraph(nn.Module):
 
     def forward(self, *tensors: Tensor) -> list[Tensor]:
         memory = self.model.encode(*tensors)
-        return [*memory.values(), *_first_state(self.model, memory).values()]
+        state = self.model.init_state(memory)
+        return [*named_tensors(memory).values(), *named_tensors(state).values()]
 
 
 class DecoderGraph(nn.Module):
     """tokens (B, K), the tensors of a State (B, K, …) and of Memory -> logits (R, V), the next
-    State, attention."""
+    State's, attention (R, S). state, memory: examples, whose tensors are replaced."""
 
-    def __init__(self, model: Seq2Seq, state: Sequence[str], memory: Sequence[str]):
+    def __init__(self, model: Seq2Seq, state: State, memory: Memory):
         super().__init__()
         self.model, self.state, self.memory = model, state, memory
 
     def forward(self, *tensors: Tensor) -> list[Tensor]:
-        tokens, *state = (tensor.flatten(0, 1) for tensor in tensors[: 1 + len(self.state)])
-        memory = dict(zip(self.memory, tensors[1 + len(state) :]))
-        logits, after, weights = _step(self.model, tokens, dict(zip(self.state, state)), memory)
-        return [logits, *after.values(), *([] if weights is None else [weights])]
-
-
-def _first_state(model: Seq2Seq, memory: Memory) -> State:
-    """As `init_state`, but a Transformer's is the past of each hypothesis by itself: its length is
-    the position."""
-    state = model.init_state(memory)
-    if not isinstance(model, TransformerSeq2Seq):
-        return state
-    return {name: tensor for name, tensor in state.items() if name.startswith("past_")}
+        names = list(named_tensors(self.state))
+        tokens, *rows = (tensor.flatten(0, 1) for tensor in tensors[: 1 + len(names)])
+        state = with_tensors(self.state, dict(zip(names, rows)))
+        given = dict(zip(named_tensors(self.memory), tensors[1 + len(names) :]))
+        logits, state, weights = _step(self.model, tokens, state, with_tensors(self.memory, given))
+        return [logits, *named_tensors(state).values(), *([] if weights is None else [weights])]
 
 
 def _step(
     model: Seq2Seq, tokens: Tensor, state: State, memory: Memory
 ) -> tuple[Tensor, State, Tensor | None]:
-    """As `decode_step` with attention, over the State of `_first_state`."""
-    if not isinstance(model, TransformerSeq2Seq):
-        return model.decode_step(tokens, state, memory, attention=True)
-    rows, _, position, _ = state["past_keys.0"].shape
-    past = {name: F.pad(tensor, (0, 0, 0, 1)) for name, tensor in state.items()}
-    unseen = past["past_keys.0"].new_zeros(rows, position + 1)
-    states, weights = model.step_at()(position, position, tokens, past, unseen, memory, True)
-    return model.project(states), past, weights
+    """As `decode_step`, and attention: the mean over heads of the last layer's, (R, S).
+
+    A Transformer's caches are full in a graph: their size is the position.
+    """
+    if isinstance(state, TransformerState):
+        length = state.caches[0].keys.shape[2]
+        caches = [replace(cache, length=length) for cache in state.caches]
+        state = TransformerState(length, caches)
+    maps: Maps = {}
+    logits, state = model.decode_step(tokens, state, memory, maps)
+    cross = [weights for name, weights in maps.items() if name.startswith("cross.")]
+    return logits, state, cross[-1].mean(1)[:, 0] if cross else None
 
 
 def write(model: Seq2Seq, folder: Path) -> None:
-    """encoder.onnx and decoder.onnx, for any B, K, S and C.
-
-    Tracing learns which sizes vary by their names, given here; they are found by encoding two
-    sources of different lengths.
-    """
+    """encoder.onnx and decoder.onnx, for any B, K, S and C."""
     # All sizes differ, so that tracing takes no two for the same.
     sentences, hypotheses, past = 3, 2, 4
+    source = torch.full((sentences, 5), EOS)
+    longer = torch.full((sentences, 7), EOS)
     with torch.no_grad():
-        source, memory = _example(model, sentences, 5)
-        _, longer = _example(model, sentences, 7)
-        state = _first_state(model, memory)
-    sizes = {f"memory.{name}": _varying(memory[name], longer[name]) for name in memory}
+        memory = model.encode(source, torch.ones_like(source, dtype=torch.bool))
+        other = model.encode(longer, torch.ones_like(longer, dtype=torch.bool))
+        state = model.init_state(memory)
+    memories = {f"memory.{name}": each for name, each in named_tensors(memory).items()}
+    sizes = {
+        name: {
+            0: "B",
+            **{axis: "S" for axis, size in enumerate(one.shape) if size != two.shape[axis]},
+        }
+        for (name, one), two in zip(memories.items(), named_tensors(other).values())
+    }
+    states = {}
+    state_sizes = {"tokens": {0: "B", 1: "K"}}
+    for name, tensor in named_tensors(state).items():
+        axes = [axis for axis, size in enumerate(tensor.shape) if size == 0]  # of a cache
+        shape = [size or past for size in tensor.shape]
+        states[name] = tensor.new_zeros(shape)
+        state_sizes[f"state.{name}"] = {0: "B", 1: "K", **{axis + 1: "C" for axis in axes}}
     _write_graph(
         EncoderGraph(model),
         {"source": source, "mask": torch.ones_like(source, dtype=torch.bool)},
         {"source": {0: "B", 1: "S"}, "mask": {0: "B", 1: "S"}},
-        {**sizes, **{f"state.{name}": {0: "B"} for name in state}},
+        {**sizes, **{f"state.{name}": {0: "B"} for name in states}},
         folder / "encoder.onnx",
     )
-    state_sizes = {f"state.{name}": {0: "B", 1: "K"} for name in state}
-    for name in state:
-        if name.startswith("past_"):  # (B, G, 0, D)
-            state[name] = F.pad(state[name], (0, 0, 0, past))
-            state_sizes[f"state.{name}"][3] = "C"
+    full = with_tensors(state, states)
     with torch.no_grad():
-        attends = _step(model, source[:, 0], state, memory)[2] is not None
-    given = {"tokens": source[:, 0], **{f"state.{name}": each for name, each in state.items()}}
-    given = {name: torch.stack([each] * hypotheses, 1) for name, each in given.items()}
-    given |= {f"memory.{name}": tensor for name, tensor in memory.items()}
-    outputs = ["logits", *(f"next.{name}" for name in state), *["attention"] * attends]
+        attends = model.alignment(source, memory.mask, source) is not None
+    rows = {"tokens": source[:, 0], **{f"state.{name}": each for name, each in states.items()}}
+    rows = {name: torch.stack([each] * hypotheses, 1) for name, each in rows.items()}
+    outputs = ["logits", *(f"next.{name}" for name in states), *["attention"] * attends]
     _write_graph(
-        DecoderGraph(model, list(state), list(memory)),
-        given,
-        {"tokens": {0: "B", 1: "K"}, **state_sizes, **sizes},
+        DecoderGraph(model, full, memory),
+        rows | memories,
+        state_sizes | sizes,
         {name: {} for name in outputs},
         folder / "decoder.onnx",
     )
-
-
-def _example(model: Seq2Seq, sentences: int, length: int) -> tuple[Tensor, Memory]:
-    source = torch.full((sentences, length), EOS)
-    return source, model.encode(source, torch.ones_like(source, dtype=torch.bool))
-
-
-def _varying(one: Tensor, longer: Tensor) -> dict[int, str]:
-    """The names of a Memory tensor's axes that vary, given those of sources of two lengths."""
-    differs = (axis for axis in range(one.dim()) if one.shape[axis] != longer.shape[axis])
-    return {0: "B", **dict.fromkeys(differs, "S")}
 
 
 def _write_graph(
