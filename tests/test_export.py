@@ -19,7 +19,8 @@ from mtcli.decoding import export as exports
 from mtcli.decoding.engines import is_exported
 from mtcli.decoding.export import export
 from mtcli.models import build_model
-from mtcli.run.directory import Run, to_tensors
+from mtcli.run.checkpoint import to_tensors
+from mtcli.run.directory import Run
 from mtcli.support.errors import UserError
 from mtcli.text import codec
 

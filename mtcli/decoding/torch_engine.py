@@ -8,7 +8,6 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,10 +20,10 @@ from ..models import build_model
 from ..models.base import Memory, Seq2Seq, State, Step
 from ..models.batches import Sequences, padded_batch
 from ..models.layers import kernels_for
-from ..run.directory import Run, load_into
-from ..support import devices, processes as workers
+from ..run.checkpoint import load_into
+from ..run.directory import Run
+from ..support import devices, processes as pools
 from ..support.errors import UserError
-from ..support.processes import Workers
 from ..text.vocab import BOS, EOS, PAD, UNK
 from .engines import Found
 from .search import search
@@ -181,10 +180,8 @@ class ModelEngine:
     ):
         self.model, self.device, self.autocast, self.name = model, device, autocast, name
         self.kept = threading.local() if trained else None
-        self.processes, self.workers = (
-            processes,
-            Workers(self._search, processes) if processes > 1 else None,
-        )
+        self.processes = processes
+        self.pool = pools.Pool(processes, _become, (self,), fork=True) if processes > 1 else None
         self.positions = (
             model.max_positions
         )  # tokens of the longest sentence, EOS included; None: no limit
@@ -208,7 +205,7 @@ class ModelEngine:
                 turn_weights(model)
             names.append(f"{run.path.resolve()}, checkpoint {saved.update}")
         # Cores that share the products of small models wait for each other: each by itself, two take 0.85 of the time.
-        several = device.type == "cpu" and workers.possible()
+        several = device.type == "cpu" and pools.possible()
         processes = min(torch.get_num_threads(), MOST_PROCESSES) if several else 1
         model = models[0] if len(models) == 1 else Ensemble(models).eval()
         autocast, _ = devices.autocast(device, runs[0].config.training.precision)
@@ -216,12 +213,9 @@ class ModelEngine:
 
     def search_all(self, batches: Sequence[dict[str, Any]]) -> Iterator[list[list[Found]]]:
         """`search` with each of several sets of arguments, in order, as many at a time as there are processes."""
-        return (
-            self.workers.map if self.workers and len(batches) > 1 else partial(map, self._search)
-        )(batches)
-
-    def _search(self, arguments: dict[str, Any]) -> list[list[Found]]:
-        return self.search(**arguments)
+        if self.pool and len(batches) > 1:
+            return self.pool.map(_search, batches)
+        return (self.search(**arguments) for arguments in batches)
 
     def search(
         self,
@@ -328,3 +322,17 @@ class ModelEngine:
                 part.tolist()
                 for part in torch.cat(scores).split([len(target) for target in targets])
             ]
+
+
+_engine: ModelEngine  # in a process of a pool: the one that it inherited
+
+
+def _become(engine: ModelEngine) -> None:
+    """What a process of a pool does first. OpenMP's threads are not copied with a process."""
+    global _engine
+    _engine = engine
+    torch.set_num_threads(1)
+
+
+def _search(arguments: dict[str, Any]) -> list[list[Found]]:
+    return _engine.search(**arguments)

@@ -1,4 +1,4 @@
-"""The progress of training on stderr: a live line on a terminal, elsewhere plain lines. Knows no model and no files."""
+"""The progress of training on stderr: a live line on a terminal, elsewhere plain lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("mtcli")
 
 
 def live() -> bool:
-    """Whether somebody watches: stderr is a terminal, and this is the process that shows progress."""
+    """Whether somebody is watching: stderr is a terminal, and this is the process that shows progress."""
     return distributed.is_main() and sys.stderr.isatty()
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop. Knows nothing of training."""
+"""Ctrl-C and SIGTERM as a request to stop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Interrupted(KeyboardInterrupt):
 class Signals:
     """While this is entered, the first Ctrl-C or SIGTERM asks to stop, and a second one ends the process at once.
 
-    Being asked raises Interrupted on the spot, unless it is `held`: then the number of the signal stands in ``asked``.
+    Being asked raises Interrupted on the spot, except within `held`: then ``asked`` is the number of the signal.
     """
 
     def __init__(self) -> None:
@@ -29,9 +29,8 @@ class Signals:
         self._before: list[dict] = []
 
     def __enter__(self) -> Signals:
-        self._before.append(
-            {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        )
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before.append({number: signal.signal(number, self._ask) for number in numbers})
         return self
 
     def __exit__(self, *_) -> None:
@@ -48,22 +47,20 @@ class Signals:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within this, work is not interrupted; it looks at ``asked`` where it can stop."""
-        with self._holding(True):
+        """Within this, work is not interrupted; it reads ``asked`` where it can stop."""
+        before, self._held = self._held, True
+        try:
             yield
+        finally:
+            self._held = before
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
+    def interruptible(self) -> Iterator[None]:
         """Within this, also inside `held`, being asked raises Interrupted; so does having been asked before."""
-        with self._holding(False):
+        before, self._held = self._held, False
+        try:
             if self.asked:
                 raise Interrupted(self.asked)
-            yield
-
-    @contextmanager
-    def _holding(self, held: bool) -> Iterator[None]:
-        before, self._held = self._held, held
-        try:
             yield
         finally:
             self._held = before
@@ -72,8 +69,8 @@ class Signals:
 Result = TypeVar("Result")
 
 
-def hearing(work: Callable[[], Result]) -> Result:
-    """What ``work`` returns or raises. It runs in another thread: this one hears signals while C++ is at work."""
+def run_interruptibly(work: Callable[[], Result]) -> Result:
+    """What ``work`` returns or raises. It runs in another thread: this one gets signals while C++ code is running."""
     results: list[Result] = []
     failures: list[BaseException] = []
 
@@ -83,7 +80,7 @@ def hearing(work: Callable[[], Result]) -> Result:
         except BaseException as error:
             failures.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)  # nothing waits for it when the process ends
+    thread = threading.Thread(target=run, daemon=True)  # the process ends without waiting for it
     thread.start()
     while thread.is_alive():
         thread.join(0.1)
