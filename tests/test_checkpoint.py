@@ -31,7 +31,7 @@ YAML = """
 data: {train: train.tsv, validation: validation.tsv}
 tokenizer: char
 model: {type: gru, hidden_size: 8}
-training: {max_updates: 10}
+training: {max_updates: 10, schedule: inverse_sqrt}
 """
 
 
@@ -280,7 +280,7 @@ def test_pruning_keeps_the_newest_whole_ones_and_the_best(run):
 
 
 PARTS = [
-    "config.yaml", "requested.yaml", "tokenizer", "tokenizer/shared.vocabulary.json", "log.jsonl", "best.json", "lock", "lock.pid",
+    "config.yaml", "requested.yaml", "tokenizer", "tokenizer/shared.vocabulary.json", "log.jsonl", "best.json", "lock",
     "checkpoints", "checkpoints/2", f"checkpoints/2/{MODEL}", f"checkpoints/2/{MANIFEST}",
 ]  # fmt: skip
 
@@ -312,6 +312,15 @@ def test_links_are_not_followed(run, tmp_path, part):
             complaints.append(str(error))
     assert any(f"{run.path / part} is a link" in text for text in complaints)
     assert outside() == before
+
+
+def test_a_link_in_place_of_the_holders_number_is_replaced(run, tmp_path):
+    (tmp_path / "precious").write_text("x")
+    (run.path / "lock.pid").unlink()
+    (run.path / "lock.pid").symlink_to(tmp_path / "precious")
+    with run.lock():
+        assert (run.path / "lock.pid").read_text() == str(os.getpid())
+    assert (tmp_path / "precious").read_text() == "x"
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if "." in part or part == "lock"])

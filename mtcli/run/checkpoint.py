@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     assert len(state) <= LARGEST_JSON
     manifest = {}
     for name, content in ((MODEL, checkpoint.model), (TENSORS, checkpoint.tensors), (STATE, state)):
-        data = content if isinstance(content, bytes) else _serialize(content)
+        data = content if isinstance(content, bytes) else save(_plain(content), {"format": "pt"})
         (folder / name).write_bytes(data)
         manifest[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     text = json.dumps({"update": checkpoint.update, "files": manifest}, indent=1)
@@ -143,14 +144,15 @@ def check_forms(expected: dict[str, Tensor], found: dict[str, Tensor], what: str
     _compare(_forms(expected), _forms(found), what)
 
 
-Form = tuple[str, tuple[int, ...]]  # type and shape
+def _forms(tensors: dict[str, Tensor]) -> dict[str, str]:
+    return {name: _form(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
 
-def _forms(tensors: dict[str, Tensor]) -> dict[str, Form]:
-    return {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
+def _form(dtype: torch.dtype | str, shape: Sequence[int]) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {' × '.join(map(str, shape)) or 'scalar'}"
 
 
-def _read_header(path: Path) -> dict[str, Form]:
+def _read_header(path: Path) -> dict[str, str]:
     """What the header of a safetensors file declares; safetensors compares it with the size of the file."""
     with files.open_regular(path) as file:
         size = file.read(8)
@@ -160,16 +162,16 @@ def _read_header(path: Path) -> dict[str, Form]:
     with safe_open(path, framework="pt") as opened:
         for name in opened.keys():
             part = opened.get_slice(name)
-            kind = SAFETENSORS_TYPES.get(part.get_dtype(), part.get_dtype())
-            forms[name] = str(kind), tuple(part.get_shape())
+            dtype = SAFETENSORS_TYPES.get(part.get_dtype(), part.get_dtype())
+            forms[name] = _form(dtype, part.get_shape())
     return forms
 
 
-def _compare(expected: dict[str, Form], found: dict[str, Form], what: str) -> None:
+def _compare(expected: dict[str, str], found: dict[str, str], what: str) -> None:
     differences = []
     for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            got, wanted = _shown(found.get(name)), _shown(expected.get(name))
+        got, wanted = found.get(name, "nothing"), expected.get(name, "nothing")
+        if got != wanted:
             differences.append(f"  {name[:100]!r}: there is {got}, expected {wanted}")
     if differences:
         more = len(differences) - MOST_DIFFERENCES
@@ -178,12 +180,6 @@ def _compare(expected: dict[str, Form], found: dict[str, Form], what: str) -> No
         raise UserError("\n".join([first, *lines]))
 
 
-def _shown(form: Form | None) -> str:
-    if form is None:
-        return "nothing"
-    return f"{form[0].removeprefix('torch.')} {' × '.join(map(str, form[1])) or 'scalar'}"
-
-
-def _serialize(tensors: dict[str, Tensor]) -> bytes:
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(plain, {"format": "pt"})
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors wants them: on the CPU, contiguous."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

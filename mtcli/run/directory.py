@@ -182,9 +182,8 @@ class Run:
         try:
             if os.path.lexists(self.path / "log.jsonl"):
                 files.sync(self.inside("log.jsonl"))  # ``state`` says how long it is
-            if not final.parent.is_dir():
-                final.parent.mkdir()
-                files.sync(self.path)
+            final.parent.mkdir(exist_ok=True)
+            files.sync(self.path)
             with files.new_directory(final, replace=True) as folder:
                 checkpoints.write(folder, Checkpoint(update, model, tensors, state))
         except OSError as error:
@@ -279,10 +278,8 @@ class Run:
         if not os.path.lexists(path):
             return None
         best = files.parse_json(files.read_file(path, LARGEST_JSON), path)
-        kinds = {"update": int, "metric": str, "value": (int, float)}
-        if best.keys() != kinds.keys() or not all(
-            isinstance(best[name], kind) for name, kind in kinds.items()
-        ):
+        kinds = {name: type(value) for name, value in best.items()}
+        if kinds not in ({"update": int, "metric": str, "value": kind} for kind in (int, float)):
             raise UserError(f"{path} does not hold an update, a metric and a value.")
         return best
 

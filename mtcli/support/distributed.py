@@ -67,17 +67,15 @@ def init(device: torch.device | str) -> None:
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
         if world_size() == _number("LOCAL_WORLD_SIZE", 0):
-            # torchrun keeps its store over restarts, with the addresses of processes that are gone (PyTorch's issue
-            # 135712). On several machines, each of which counts its own restarts, it must be told not to.
+            # torchrun's store keeps the addresses of processes that are gone (PyTorch's issue 135712). Each of several
+            # machines counts its own restarts: there torchrun must be told to drop the store.
             store = dist.PrefixStore(f"restart {_number('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group(
             backend, store=store, rank=rank(), world_size=world_size(), timeout=TIMEOUT
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"Process {rank()} of {world_size()} cannot reach the others: {_first_line(error)}. "
-            "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set by torchrun; for one process, unset them."
-        ) from error
+        hint = "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set by torchrun; for one process, unset them."
+        raise _failure("cannot reach the others", error, hint) from error
 
 
 def shutdown() -> None:
@@ -100,10 +98,8 @@ def contact() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise UserError(
-            f"Process {rank()} of {world_size()} lost contact with the others: {_first_line(error)}. "
-            "The first message above is the cause; the same command continues from the last checkpoint."
-        ) from error
+        hint = "The first message above is the cause; the same command continues from the last checkpoint."
+        raise _failure("lost contact with the others", error, hint) from error
 
 
 @contextmanager
@@ -159,5 +155,6 @@ def _number(name: str, default: int) -> int:
     return int(text)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+def _failure(what: str, error: Exception, hint: str) -> UserError:
+    first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return UserError(f"Process {rank()} of {world_size()} {what}: {first}. {hint}")

@@ -30,7 +30,6 @@ def user_errors(path: Path, action: str = "written") -> Iterator[None]:
 
 
 def reason(error: OSError) -> str:
-    """Why something failed, in the system's words."""
     return error.strerror or str(error)
 
 

@@ -51,10 +51,8 @@ class Bar:
         if self.live:
             self.bar.set_postfix_str(text)
         else:
-            left = (
-                tqdm.format_interval(entry["clock"]["seconds"] * (1 - done) / done) if done else "?"
-            )
-            log.info(f"{text}  {left} left")
+            seconds = entry["clock"]["seconds"] * (1 - done) / max(done, 1e-9)
+            log.info(f"{text}  {tqdm.format_interval(seconds)} left")
 
     def write(self, text: str) -> None:
         """Show lines above the bar."""

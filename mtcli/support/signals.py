@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -46,9 +47,9 @@ class Signals:
             raise Interrupted(number)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, held: bool = True) -> Iterator[None]:
         """Within this, work is not interrupted; it reads ``asked`` where it can stop."""
-        before, self._held = self._held, True
+        before, self._held = self._held, held
         try:
             yield
         finally:
@@ -57,13 +58,10 @@ class Signals:
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Within this, also inside `held`, being asked raises Interrupted; so does having been asked before."""
-        before, self._held = self._held, False
-        try:
+        with self.held(False):
             if self.asked:
                 raise Interrupted(self.asked)
             yield
-        finally:
-            self._held = before
 
 
 Result = TypeVar("Result")
@@ -71,19 +69,15 @@ Result = TypeVar("Result")
 
 def run_interruptibly(work: Callable[[], Result]) -> Result:
     """What ``work`` returns or raises. It runs in another thread: this one gets signals while C++ code is running."""
-    results: list[Result] = []
-    failures: list[BaseException] = []
+    future: Future[Result] = Future()
 
     def run() -> None:
         try:
-            results.append(work())
+            future.set_result(work())
         except BaseException as error:
-            failures.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)  # the process ends without waiting for it
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.1)
-    if failures:
-        raise failures[0]
-    return results[0]
+    threading.Thread(target=run, daemon=True).start()  # the process ends without waiting for it
+    while not future.done():
+        wait([future], timeout=0.1)
+    return future.result()

@@ -21,10 +21,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from ..config import TSV, Plain, name_of
 from ..support import files
 from ..support.errors import UserError
 from ..support.processes import Pool
-from ..text.codec import Codec, fingerprint, restore, save
+from ..text.codec import Codec, fingerprint
 from ..text.corpus import Pair, read_pairs
 
 log = logging.getLogger("mtcli")
@@ -117,10 +117,9 @@ def _digests(memory: Path, corpora: Sequence[Corpus]) -> Digests:
         before = known.get(path)
         try:
             stamp = _stamp(path)
-            if isinstance(before, dict) and before.get("stamp") == stamp:
-                digests[path] = before
-            else:
-                digests[path] = {"stamp": stamp, **_digest(path)}
+            if not isinstance(before, dict) or before.get("stamp") != stamp:
+                before = {"stamp": stamp, **_digest(path)}
+            digests[path] = before
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"{path}: cannot be read: {reason}.") from None
@@ -207,24 +206,21 @@ def _build(
     digests: Digests,
 ) -> None:
     """Write all files in one pass over the corpora."""
-    lines = [digests[_paths(corpus)[0]].get("lines") for corpus in corpora]
+    lines: list = [digests[_paths(corpus)[0]].get("lines") for corpus in corpora]
+    total, quiet = None if None in lines else sum(lines), not sys.stderr.isatty()
     size = sum(digests[path]["stamp"][0] for corpus in corpora for path in _paths(corpus))
     with ExitStack() as stack:
         columns = {
             name: stack.enter_context(_Column(str(folder / name), dtype))
             for name, dtype in _columns(codecs).items()
         }
-        bar = stack.enter_context(
-            tqdm(
-                desc="encoding",
-                total=None if None in lines else sum(lines),
-                unit=" pairs",
-                leave=False,
-                disable=not sys.stderr.isatty(),
-            )
-        )
-        count = _cores() if size > LARGE else 1
-        encode = stack.enter_context(_encoder(codecs, max_length, count))
+        bar = tqdm(desc="encoding", total=total, unit=" pairs", leave=False, disable=quiet)
+        stack.callback(bar.close)
+        encode: Encoder = partial(map, lambda chunk: _encode(chunk, codecs, max_length))
+        if size > LARGE and _cores() > 2:
+            pool = Pool(min(_cores(), MOST_PROCESSES), _start, (codecs, max_length))
+            stack.callback(pool.close)
+            encode = partial(pool.map, _work)
         pairs = [_add(corpus, encode, columns, max_length, bar) for corpus in corpora]
     np.array(pairs, "<i8").tofile(folder / "pairs")
     (folder / "manifest.json").write_text(json.dumps({"key": key}), encoding="utf-8")
@@ -279,32 +275,16 @@ def _flat(rows: list[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cores() -> int:
-    """Processes for encoding: on one or two cores no more than this one."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return 1 if cores <= 2 else min(cores, MOST_PROCESSES)
+    affinity = getattr(os, "sched_getaffinity", None)  # not every system has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-@contextmanager
-def _encoder(codecs: Codecs, max_length: int, count: int) -> Iterator[Encoder]:
-    """A function from chunks of pairs to what `_encode` makes of them, in order, by ``count`` processes."""
-    if count == 1:
-        yield lambda chunks: (_encode(chunk, codecs, max_length) for chunk in chunks)
-        return
-    with TemporaryDirectory() as folder:
-        save(Path(folder), *codecs)
-        tokenizers = [codec.tokenizer.config for codec in codecs]
-        shared = codecs[0] is codecs[1]
-        pool = Pool(count, _start_worker, (folder, tokenizers, shared, max_length))
-        try:
-            yield lambda chunks: pool.map(_work, chunks)
-        finally:
-            pool.close()
+_settings: tuple[Codecs, int]  # in a process of a pool
 
 
-def _start_worker(folder: str, tokenizers: list, shared: bool, max_length: int) -> None:
+def _start(codecs: Codecs, max_length: int) -> None:
     global _settings
-    _settings = restore(Path(folder), tokenizers, shared), max_length
+    _settings = codecs, max_length
 
 
 def _work(pairs: list[Pair]) -> Encoded:
