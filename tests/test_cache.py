@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +118,7 @@ def test_several_processes_give_the_same_in_the_same_order(tmp_path, monkeypatch
     alone = cache.load(tmp_path / "alone", [part], codecs, 20)
     monkeypatch.setattr(cache, "LARGE", 0)
     monkeypatch.setattr(cache, "CHUNK", 17)
-    monkeypatch.setattr(cache, "_workers", lambda: 2)
+    monkeypatch.setattr(cache, "_cores", lambda: 3)
     together = cache.load(tmp_path / "together", [part], codecs, 20)
     assert together.keys() == alone.keys() and 0 < len(together["source.starts"]) - 1 < 300
     assert all((together[name] == alone[name]).all() for name in alone)
@@ -147,7 +146,7 @@ def test_a_corpus_that_moved_or_was_touched_is_recognised_by_its_content(tmp_pat
 @pytest.mark.parametrize(
     "change", ["text", "column", "order", "limit", "tokenizer", "vocabulary", "sampling"]
 )
-def test_whatever_decides_the_ids_builds_it_anew(tmp_path, change):
+def test_whatever_decides_the_ids_builds_it_again(tmp_path, change):
     def corpora():
         both = [("x.tsv", "a"), ("y.tsv", "b")]
         return [
@@ -191,11 +190,6 @@ def damages() -> dict[str, object]:
     def cut(path):
         path.write_bytes(path.read_bytes()[:-2])
 
-    def flip(path):
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 4
-        path.write_bytes(data)
-
     def link(path):
         path.rename(path.with_name("elsewhere"))
         path.symlink_to(path.with_name("elsewhere"))
@@ -208,7 +202,7 @@ def damages() -> dict[str, object]:
         path.unlink()
         path.mkdir()
 
-    return {"cut": cut, "flip": flip, "empty": lambda path: path.write_bytes(b""), "gone": Path.unlink, "link": link,
+    return {"cut": cut, "empty": lambda path: path.write_bytes(b""), "gone": Path.unlink, "link": link,
             "pipe": pipe, "folder": folder}  # fmt: skip
 
 
@@ -224,7 +218,7 @@ FILES = [
 
 @pytest.mark.parametrize("damage", damages())
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_damaged_is_built_anew(tmp_path, name, damage):
+def test_what_is_damaged_is_built_again(tmp_path, name, damage):
     part = write(tmp_path / "a.tsv", *zip(LINES, LINES))
     first = {
         key: array.tolist()
@@ -234,18 +228,13 @@ def test_what_is_damaged_is_built_anew(tmp_path, name, damage):
     again = cache.load(tmp_path / "cache", [part], CHAR, 99)
     assert {key: array.tolist() for key, array in again.items()} == first
     key = json.loads((tmp_path / "cache/ids/manifest.json").read_text())["key"]
-    assert cache._open(tmp_path / "cache/ids", key, CHAR, 1)
+    assert cache._open(tmp_path / "cache/ids", key, CHAR)
 
 
 @pytest.mark.parametrize(
     "name, position, value",
     [
-        ("source.values", 3, len(CHAR[0].vocabulary)),
-        ("target.values", 0, 65535),
-        ("source.starts", 0, 1),
-        ("source.starts", 1, 0),
-        ("source.starts", 1, -1),
-        ("source.starts", 2, 2**62),
+        ("source.starts", -1, 2**62),
         ("target.starts", -1, 10**9),
         ("target.starts", -1, 0),
         ("pairs", 0, 2**62),
@@ -253,19 +242,15 @@ def test_what_is_damaged_is_built_anew(tmp_path, name, damage):
         ("pairs", 0, 2),
     ],
 )
-def test_a_stranger_who_can_compute_checksums_is_not_believed(tmp_path, name, position, value):
+def test_sizes_that_do_not_fit_together_build_it_again(tmp_path, name, position, value):
     part = write(tmp_path / "a.tsv", *zip(LINES, LINES))
     first = {
         key: array.tolist()
         for key, array in cache.load(tmp_path / "cache", [part], CHAR, 99).items()
     }
-    ids = tmp_path / "cache/ids"
-    array = np.fromfile(ids / name, cache._forms(CHAR)[name])
+    array = np.fromfile(tmp_path / "cache/ids" / name, "<i8")
     array[position] = value
-    array.tofile(ids / name)
-    manifest = json.loads((ids / "manifest.json").read_text())
-    manifest["files"][name]["crc32"] = zlib.crc32(array.tobytes())
-    (ids / "manifest.json").write_text(json.dumps(manifest))
+    array.tofile(tmp_path / "cache/ids" / name)
     again = cache.load(tmp_path / "cache", [part], CHAR, 99)
     assert {key: array.tolist() for key, array in again.items()} == first
 
@@ -290,14 +275,14 @@ def test_links_in_its_place_lead_nothing_out(tmp_path):
     (outside / "precious").write_text("x")
     folder = tmp_path / "cache"
     folder.mkdir()
-    for name in ("ids", "ids.aside"):
+    for name in ("ids", f".ids.{os.getpid()}.aside"):
         (folder / name).symlink_to(outside)
     (folder / "corpora.json").symlink_to(outside / "precious")
     cache.load(folder, [part], CHAR, 99)
     assert (outside / "precious").read_text() == "x" and len(list(outside.iterdir())) == 1
     (folder / "lock").unlink()
     (folder / "lock").symlink_to(outside / "precious")
-    with pytest.raises(UserError, match="lock: token ids cannot be kept there"):
+    with pytest.raises(UserError, match="lock is a link"):
         cache.load(folder, [part], CHAR, 5)
 
 
@@ -316,7 +301,7 @@ def test_what_cannot_be_read_or_written_is_named(tmp_path):
     with pytest.raises(UserError, match="nothing.tsv: cannot be read: No such file"):
         cache.load(tmp_path / "cache", [TSV(path=str(tmp_path / "nothing.tsv"))], CHAR, 9)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file: token ids cannot be kept there: File exists"):
+    with pytest.raises(UserError, match="file cannot be written: File exists"):
         cache.load(tmp_path / "file", [good], CHAR, 9)
     (tmp_path / "short").write_text("a\n")
     (tmp_path / "long").write_text("a\nb\n")
@@ -327,7 +312,7 @@ def test_what_cannot_be_read_or_written_is_named(tmp_path):
             CHAR,
             9,
         )
-    assert not (tmp_path / "cache/ids.aside").exists() and not (tmp_path / "cache/ids").exists()
+    assert not list((tmp_path / "cache").glob("*ids*"))
 
 
 def test_a_corpus_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
@@ -350,16 +335,16 @@ sys.path.insert(0, {tests!r})
 from test_cache import CHAR, TSV
 from pathlib import Path
 
-written, write, folder = 0, cache._File.write, Path(sys.argv[1])
+written, add, folder = 0, cache._Column.add, Path(sys.argv[1])
 
-def write_and_die(self, values):
+def add_and_die(self, *row):
     global written
     written += 1
     if written == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
-    write(self, values)
+    add(self, *row)
 
-cache._File.write = write_and_die
+cache._Column.add = add_and_die
 cache.CHUNK = 3
 arrays = cache.load(folder / "cache", [TSV(path=str(folder / "a.tsv"))], CHAR, 99)
 print(sum(map(int, arrays["source.values"])), written)
@@ -376,14 +361,14 @@ def builder(folder: Path, die_at: int) -> subprocess.Popen:
 def test_two_builders_and_one_that_is_killed(tmp_path):
     write(tmp_path / "a.tsv", *zip(LINES, LINES))
     expected = sum(sum(CHAR[0].encode(line)) for line in LINES)
-    killed = builder(tmp_path, die_at=20)
+    killed = builder(tmp_path, die_at=10)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    assert (tmp_path / "cache/ids.aside").is_dir() and not (tmp_path / "cache/ids").exists()
+    assert list((tmp_path / "cache").glob(".ids.*.aside")) and not (tmp_path / "cache/ids").exists()
     both = [builder(tmp_path, die_at=-1) for _ in range(2)]
     told = [process.communicate()[0].split() for process in both]
     assert [int(total) for total, _ in told] == [expected] * 2
     assert sorted(int(writes) > 0 for _, writes in told) == [False, True], (
         "one builds, the other uses what it built"
     )
-    assert not (tmp_path / "cache/ids.aside").exists()
+    assert not list((tmp_path / "cache").glob(".*"))

@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from mtcli import config as configs
-from mtcli.run.directory import FILES, MANIFEST, MODEL, STATE, TENSORS, Run, load_into, to_tensors
+from mtcli.run import checkpoint
+from mtcli.run.checkpoint import FILES, MANIFEST, MODEL, STATE, TENSORS, load_into, to_tensors
+from mtcli.run.directory import Run
 from mtcli.support.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +31,7 @@ YAML = """
 data: {train: train.tsv, validation: validation.tsv}
 tokenizer: char
 model: {type: gru, hidden_size: 8}
-training: {max_updates: 10}
+training: {max_updates: 10, schedule: inverse_sqrt}
 """
 
 
@@ -246,15 +248,15 @@ def test_a_run_without_checkpoints_says_so(tmp_path):
 
 
 def test_a_checkpoint_that_training_removes_meanwhile_is_no_damage(run, caplog, monkeypatch):
-    verified = Run._verified
+    verify = checkpoint.verify
 
-    def removed_meanwhile(self, update, *rest):
-        if update == 2:
+    def removed_meanwhile(folder, names):
+        if folder.name == "2":
             run.save_checkpoint(3, *contents(3))
-            shutil.rmtree(run.path / "checkpoints/2")
-        return verified(self, update, *rest)
+            shutil.rmtree(folder)
+        verify(folder, names)
 
-    monkeypatch.setattr(Run, "_verified", removed_meanwhile)
+    monkeypatch.setattr(checkpoint, "verify", removed_meanwhile)
     assert whole(run.load_checkpoint("newest", training=True), 3)
     assert not caplog.records
 
@@ -310,6 +312,15 @@ def test_links_are_not_followed(run, tmp_path, part):
             complaints.append(str(error))
     assert any(f"{run.path / part} is a link" in text for text in complaints)
     assert outside() == before
+
+
+def test_a_link_in_place_of_the_holders_number_is_replaced(run, tmp_path):
+    (tmp_path / "precious").write_text("x")
+    (run.path / "lock.pid").unlink()
+    (run.path / "lock.pid").symlink_to(tmp_path / "precious")
+    with run.lock():
+        assert (run.path / "lock.pid").read_text() == str(os.getpid())
+    assert (tmp_path / "precious").read_text() == "x"
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if "." in part or part == "lock"])
@@ -542,7 +553,7 @@ def python(code: str, *arguments, **options) -> subprocess.Popen:
 
 HOLD = """
 import sys
-from mtcli.checkpoint import Run
+from mtcli.run.directory import Run
 with Run(sys.argv[1]).lock():
     print("held", flush=True)
     sys.stdin.read()
@@ -563,13 +574,13 @@ def test_a_living_training_locks_its_run_and_a_dead_one_does_not(run):
         holder.kill()
         holder.communicate()
     with run.lock():
-        assert (run.path / "lock").read_text() == str(os.getpid())
+        assert (run.path / "lock.pid").read_text() == str(os.getpid())
 
 
 FULL = """
 import resource, sys, torch
-from mtcli.checkpoint import Run
-from mtcli.errors import UserError
+from mtcli.run.directory import Run
+from mtcli.support.errors import UserError
 run = Run(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 with run.lock():
@@ -597,7 +608,7 @@ def test_a_full_disk_is_told_and_loses_nothing(run):
     assert "that of update 2 is untouched" in first and "to continue" in first
     named = [line.split(" cannot ")[0] for line in rest]
     assert named == [str(run.path / name) for name in ("log.jsonl", "best.json", "tokenizer")]
-    assert {**snapshot(run.path), "lock": before["lock"]} == before
+    assert {**snapshot(run.path), "lock.pid": before["lock.pid"]} == before
     run.save_checkpoint(3, *contents(3))
     assert whole(run.load_checkpoint("newest", training=True), 3)
 
@@ -605,10 +616,11 @@ def test_a_full_disk_is_told_and_loses_nothing(run):
 # A process that trains a little, over and over, each time killed somewhere, and looks at what is left.
 KILLED = """
 import os, random, signal, sys, time
-import mtcli.run.directory as checkpoint
+from pathlib import Path
+from mtcli.run.directory import Run
 from test_checkpoint import contents, whole
 
-run, kills = checkpoint.Run(sys.argv[1]), int(sys.argv[2])
+run, kills = Run(sys.argv[1]), int(sys.argv[2])
 
 def train(updates):
     with run.lock():
@@ -642,7 +654,12 @@ def die_at(step):
     nothing = lambda *arguments: None
     for name in ("fsync", "rename", "replace", "unlink", "rmdir"):
         setattr(os, name, dying(getattr(os, name), nothing))
-    checkpoint._write_all = dying(checkpoint._write_all, lambda file, data: file.write(data[: len(data) // 2]))
+    Path.write_bytes = dying(Path.write_bytes, lambda path, data: write_bytes(path, data[: len(data) // 2]))
+    Run.append_log = dying(Run.append_log, lambda run, entry: write_bytes(run.path / "log.jsonl", b'{"upd', "ab"))
+
+def write_bytes(path, data, mode="wb"):
+    with open(path, mode) as file:
+        file.write(data)
 
 def in_child(act):
     child = os.fork()

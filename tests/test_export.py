@@ -18,7 +18,8 @@ from mtcli import Translator, config as configs
 from mtcli.decoding import ctranslate2 as written, exported as exports
 from mtcli.decoding.exported import export, is_exported
 from mtcli.models import build_model
-from mtcli.run.directory import Run, to_tensors
+from mtcli.run.checkpoint import to_tensors
+from mtcli.run.directory import Run
 from mtcli.support.errors import UserError
 from mtcli.text import codec
 

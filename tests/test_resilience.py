@@ -232,7 +232,7 @@ def test_a_signal_is_heard_while_data_is_waited_for(folder, number, status, time
 
 SECOND = """
 import signal
-from mtcli.signals import Signals
+from mtcli.support.signals import Signals
 with Signals() as signals, signals.held():
     signal.raise_signal(signal.SIGINT)
     print("asked", signals.asked, flush=True)
@@ -269,9 +269,11 @@ import hashlib, sys
 from pathlib import Path
 import torch
 torch.set_default_dtype(torch.float64)
-from mtcli import config as configs, distributed
-from mtcli.checkpoint import Run, to_tensors
-from mtcli.trainer import Trainer
+from mtcli import config as configs
+from mtcli.run.checkpoint import to_tensors
+from mtcli.run.directory import Run
+from mtcli.support import distributed
+from mtcli.training.trainer import Trainer
 distributed.init("cpu")
 path, place = map(Path, sys.argv[1:])
 config = configs.load(path, ["model.dropout=0.0"])
@@ -360,7 +362,7 @@ def test_under_torchrun_a_killed_process_is_replaced_and_nothing_changes(folder)
         )
         if name == "killed":
             assert wait_for(lambda: newest(folder / name) > 3, job)
-            os.kill(int((folder / name / "lock").read_text()), signal.SIGKILL)
+            os.kill(int((folder / name / "lock.pid").read_text()), signal.SIGKILL)
         told[name] = job.communicate(timeout=PATIENCE)[1]
         assert job.returncode == 0, told[name]
     assert (

@@ -13,7 +13,8 @@ import tiny
 import torch
 
 from mtcli import config as configs
-from mtcli.run.directory import Run, to_tensors
+from mtcli.run.checkpoint import to_tensors
+from mtcli.run.directory import Run
 from mtcli.support import devices
 from mtcli.support.errors import UserError
 from mtcli.support.signals import Interrupted

@@ -359,7 +359,7 @@ def translate(
         return
     from ..decoding.translator import POOL_LINES
     from ..text import corpus
-    from .output import left_behind, progress, writer
+    from .output import progress, resume_point, writer
 
     if output is None and isinstance(
         lines, corpus.Arriving
@@ -376,7 +376,7 @@ def translate(
     }
     done = keep = 0
     if resume and output:
-        left = left_behind(output, task, grouped=n_best > 1 and not as_json)
+        left = resume_point(output, task, grouped=n_best > 1 and not as_json)
         if left is None and output.exists():
             log.info(f"{output} is whole already; without --resume it is made anew.")
             return

@@ -1,4 +1,4 @@
-"""Which processor does the arithmetic, with how many threads, which memory allocator and kernels. Knows no model."""
+"""Which device computes, with how many threads, in which precision, and what makes it fast."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cache, partial
 
 import torch
 
 from .errors import UserError
 
+FEW_ROWS = 24  # of a product of matrices, below which oneDNN is slower than PyTorch's default
+
 
 def prepare(name: str, threads: int | None = None, kernels: int = 64) -> torch.device:
     """The device of that name, set up to be fast; call it before the first large tensor is made. Raises UserError.
 
-    ``kernels``: oneDNN, and PyTorch once more, keep those for the last shapes of matrices, by default 1,024: in
-    training that is a gigabyte, which grows for minutes. There a layer repeats the shapes of the one before, but hardly
-    any batch those of another; 64 are as fast.
+    ``kernels``: oneDNN and PyTorch each keep those for the last shapes of matrices, 1,024 by default, which in training
+    is a gigabyte. A layer repeats the shapes of the one before, but few batches those of another: 64 are as fast.
     """
     keep_freed_memory()
-    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, str(kernels))
+    for name_of_cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name_of_cache, str(kernels))
     if threads is not None:
         torch.set_num_threads(threads)
     device = choose(name)
@@ -48,7 +49,7 @@ def choose(name: str) -> torch.device:
 def autocast(
     device: torch.device, precision: str
 ) -> tuple[Callable[[], AbstractContextManager], torch.dtype | None]:
-    """What makes the contexts in which a model computes as ``training.precision`` says, and their type; None: float32."""
+    """A maker of contexts in which a model computes in ``training.precision``, and their type, None for float32."""
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and has_bfloat16(device) else "float32"
     dtype = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -56,10 +57,10 @@ def autocast(
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks instead of handing them back to the system at once.
+    """Let glibc keep large freed blocks instead of returning them to the system at once.
 
-    Otherwise every large tensor is made of fresh pages, each of which costs a fault and is zeroed by the kernel: a
-    fifth of a training step on the CPU. Must run before the first large tensor; elsewhere than on Linux it does nothing.
+    Otherwise every large tensor is made of fresh pages, each of which costs a fault and is zeroed by the kernel. Call it
+    before the first large tensor; elsewhere than on Linux it does nothing.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -72,23 +73,34 @@ def keep_freed_memory() -> None:
     mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def choose_products() -> None:
-    """Let oneDNN multiply float32 matrices where it loses no precision: on AMD twice as fast as MKL, the default.
+def choose_products(rows: int | None = None) -> None:
+    """Choose how the CPU multiplies float32 matrices of ``rows`` rows (None: many), for the process, at no loss.
 
-    A training step of a small Transformer takes 0.61 of the time (two cores of an AMD EPYC with AVX-512). PyTorch hands
-    products to oneDNN only when these may be computed in bfloat16. Whether they are depends on the processor (they are
-    where it has AMX), so one product is tried and, if it is not what float32 gives, everything stays as it was.
+    It is never restored: a thread that chose otherwise meanwhile costs speed, not a result.
     """
+    many = rows is None or rows >= FEW_ROWS
+    wanted = "medium" if many and _onednn_is_exact() else "highest"
+    if torch.get_float32_matmul_precision() != wanted:
+        torch.set_float32_matmul_precision(wanted)
+
+
+@cache
+def _onednn_is_exact() -> bool:
+    """Whether oneDNN computes float32 products in float32 on this processor.
+
+    PyTorch uses it only where bfloat16 is allowed ("medium"), which it then uses where the processor has AMX.
+    """
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(64, 64, generator=generator) for _ in range(2))
-    error = (left @ right - left.double() @ right.double()).abs().max()
-    if error > 1e-4:  # float32: 5e-6; bfloat16: 0.05
-        torch.set_float32_matmul_precision("highest")
+    error = (left @ right - left.double() @ right.double()).abs().max().item()
+    torch.set_float32_matmul_precision(before)
+    return error < 1e-4  # float32: 5e-6; bfloat16: 0.05
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 by instructions of its own, and not by emulation."""
+    """Whether the device has instructions for bfloat16, so that it is not emulated."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

@@ -1,7 +1,6 @@
-"""What torchrun says: rank, world size, and the few things processes tell each other. Knows nothing of models or data.
+"""What torchrun says of this process, and the few things that processes tell each other, as JSON over the CPU.
 
-Everything here works in a single process too, where there is nobody to talk to. Objects travel as JSON bytes over the
-CPU.
+Everything here works in a single process too.
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PATIENCE = timedelta(
-    hours=2
-)  # how long one process may work (say, build a cache) while the others wait for it
+TIMEOUT = timedelta(hours=2)  # for which one process may work (build a cache) while others wait
 
 
 def rank() -> int:
@@ -53,7 +50,7 @@ def init(device: torch.device | str) -> None:
     if world_size() == 1:
         return
     import torch
-    import torch._dynamo  # loaded later, by DistributedDataParallel, it would hold the group for ever: see `shutdown`
+    import torch._dynamo  # if DistributedDataParallel loads it later, it keeps the group: see `shutdown`
     import torch.distributed as dist
 
     kind = torch.device(device).type
@@ -63,31 +60,28 @@ def init(device: torch.device | str) -> None:
         if local_rank() >= torch.cuda.device_count():
             raise UserError(
                 f"Process {rank()} needs GPU {local_rank()}, but this machine shows {torch.cuda.device_count()}. "
-                "Give torchrun at most so many with --nproc-per-node."
+                "Give torchrun at most that number with --nproc-per-node."
             )
         torch.cuda.set_device(local_rank())
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+        store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
         if world_size() == _number("LOCAL_WORLD_SIZE", 0):
-            # torchrun keeps its store over restarts, with the addresses of processes that are gone (PyTorch's issue
-            # 135712). On several machines, of which each counts its own restarts, it must be told not to.
+            # torchrun's store keeps the addresses of processes that are gone (PyTorch's issue 135712). Each of several
+            # machines counts its own restarts: there torchrun must be told to drop the store.
             store = dist.PrefixStore(f"restart {_number('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group(
-            backend, store=store, rank=rank(), world_size=world_size(), timeout=PATIENCE
+            backend, store=store, rank=rank(), world_size=world_size(), timeout=TIMEOUT
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"Process {rank()} of {world_size()} cannot reach the others: {_first_line(error)}. "
-            "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are torchrun's to set; for one process, unset them."
-        ) from error
+        hint = "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set by torchrun; for one process, unset them."
+        raise _failure("cannot reach the others", error, hint) from error
 
 
 def shutdown() -> None:
-    """Leave the other processes, which all must be done with this one; does nothing where `init` joined none.
+    """Leave the other processes, when all are done with this one; does nothing where `init` joined none.
 
-    The group's threads end once nobody holds it any more. One that let go of a tensor while Python ends would abort the
-    process ("terminate called without an active exception").
+    A thread of the group that is still running when Python ends would abort the process.
     """
     if world_size() == 1:
         return
@@ -95,7 +89,7 @@ def shutdown() -> None:
 
     if dist.is_initialized():
         dist.destroy_process_group()
-        gc.collect()  # what DistributedDataParallel is made of refers to itself, and to the group
+        gc.collect()  # DistributedDataParallel's parts refer to themselves, and to the group
 
 
 @contextmanager
@@ -104,20 +98,18 @@ def contact() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise UserError(
-            f"Process {rank()} of {world_size()} lost contact with the others: {_first_line(error)}. "
-            "The first message above is the cause; the same command continues from the last checkpoint."
-        ) from error
+        hint = "The first message above is the cause; the same command continues from the last checkpoint."
+        raise _failure("lost contact with the others", error, hint) from error
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """What is within this is done by the main process first, and by the others once it is through."""
+    """What is within this is done by the main process first, then by the others."""
     if not is_main():
-        barrier()
+        gather_json(None)
     yield
     if is_main():
-        barrier()
+        gather_json(None)
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
@@ -130,26 +122,13 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def barrier() -> None:
-    """Go on when every process has come here."""
-    all_agree(False)
-
-
-def all_agree(flag: bool) -> bool:
-    """Whether the flag is raised on any process: all get the same answer."""
-    return any(gather_json(bool(flag)))
-
-
 def broadcast_json(value: Any) -> Any:
-    """The main process's value, on every process, as JSON gives it back (a tuple returns as a list).
-
-    The other processes' values are ignored.
-    """
+    """The main process's value, on every process, as JSON gives it back (a tuple returns as a list)."""
     return gather_json(value if is_main() else None)[0]
 
 
 def gather_json(value: Any) -> list[Any]:
-    """Every process's value, in order of rank, on every process, as JSON gives them back."""
+    """Every process's value, in order of rank, on every process, as JSON gives them back. All wait for all."""
     text = json.dumps(value).encode()
     if world_size() == 1:
         return [json.loads(text)]
@@ -176,5 +155,6 @@ def _number(name: str, default: int) -> int:
     return int(text)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+def _failure(what: str, error: Exception, hint: str) -> UserError:
+    first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return UserError(f"Process {rank()} of {world_size()} {what}: {first}. {hint}")

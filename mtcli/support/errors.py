@@ -7,7 +7,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user can mend. The command line prints its text alone, without a traceback, and exits with 1.
+    """Something the user can fix. The command line prints its text alone, without a traceback, and exits with 1.
 
     The text names the place (``file:line`` or the key), what was got, what is allowed, and what to do.
     """

@@ -1,106 +1,103 @@
-"""Processes that do the same work side by side, each on one core. Knows nothing of models or text."""
+"""Processes that do the same work side by side."""
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
-from typing import Any
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
 
 from .errors import UserError
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
-class Workers:
-    """Copies of this process, forked when there is first work for them: what ``work`` refers to is theirs as it was
-    then, in the same memory. They end with this object, whose pipes close, with this process, or when `map` is left
-    while they work."""
 
-    def __init__(self, work: Callable[[Any], Any], count: int):
-        self.work, self.count = work, count
-        self.pipes: list[Connection] = []
+class Pool:
+    """``count`` processes, started when there is first work for them; they end with this object and with this process.
 
-    def map(self, tasks: Sequence[Any]) -> Iterator[Any]:
-        """``work(task)`` of each, in order. Raises what work raises; UserError if a process dies."""
-        results: dict[int, Any] = {}
-        busy: dict[Connection, int] = {}
-        begun = 0
-        if not self.pipes:
-            self._start()
+    ``initializer(*initargs)`` runs in each of them first. With ``fork`` they are copies of this process, which inherit
+    ``initargs``; otherwise they start empty. `map` may be called from several threads at once.
+    """
+
+    def __init__(
+        self, count: int, initializer: Callable[..., None], initargs: tuple = (), fork: bool = False
+    ):
+        self.count, self.context = count, multiprocessing.get_context("fork" if fork else "spawn")
+        self.initargs = initializer, initargs
+        self.executor: ProcessPoolExecutor | None = None
+        self.changing = threading.Lock()  # of the executor, and of the number of maps that use it
+        self.maps = 0
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """``function(task)`` of each, in order; at most twice as many as there are processes are in hand.
+
+        Raises what the function raises, and UserError if a process dies. The processes end if they are still at work
+        when this is left, unless another thread uses them.
+        """
+        with self.changing:
+            if self.executor is None:
+                self.executor = ProcessPoolExecutor(self.count, self.context, _start, self.initargs)
+            executor = self.executor
+            self.maps += 1
+        waiting: deque[Future[Result]] = deque()
+        broken = False
         try:
-            for number in range(len(tasks)):
-                while number not in results:
-                    for pipe in self.pipes:
-                        if pipe not in busy and begun < len(tasks):
-                            with self._contact():
-                                pipe.send(tasks[begun])
-                            busy[pipe] = begun
-                            begun += 1
-                    for pipe in wait(list(busy)):
-                        with self._contact():
-                            done, result = pipe.recv()
-                        if not done:
-                            raise result
-                        results[busy.pop(pipe)] = result
-                yield results.pop(number)
-        finally:
-            if busy:
-                self.close()
-
-    @contextmanager
-    def _contact(self) -> Iterator[None]:
-        """Within this, a pipe to a process that is gone raises UserError; the others end, and a later `map` begins anew."""
-        try:
-            yield
-        except (EOFError, OSError):
-            self.close()
+            for task in tasks:
+                waiting.append(executor.submit(function, task))
+                if len(waiting) == 2 * self.count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            broken = True
             raise UserError(
                 "A process that worked for this one died. Was it out of memory? With --threads 1 there is only one."
             ) from None
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("fork")
-        gc.freeze()  # what there is stays: to look it through for garbage takes 0.2 s, and in each process copies it
-        for _ in range(self.count):
-            ours, theirs = context.Pipe()
-            context.Process(
-                target=_serve, args=(self.work, theirs, [*self.pipes, ours]), daemon=True
-            ).start()
-            theirs.close()
-            self.pipes.append(ours)
+        finally:
+            for future in waiting:
+                future.cancel()
+            with self.changing:
+                self.maps -= 1
+                busy = not all(future.done() for future in waiting)
+                if self.executor is executor and (broken or busy and not self.maps):
+                    self._end()
 
     def close(self) -> None:
-        """Let the processes end, after what they are at; those of a later `map` are new."""
-        while self.pipes:
-            self.pipes.pop().close()
+        """End the processes; a later `map` starts new ones."""
+        with self.changing:
+            self._end()
+
+    def _end(self) -> None:
+        executor, self.executor = self.executor, None
+        if executor is not None:
+            for process in list((executor._processes or {}).values()):
+                process.terminate()  # without it the executor would wait for the work in hand
+            executor.shutdown(cancel_futures=True)
 
 
 def possible() -> bool:
-    """Whether this process can be copied: elsewhere than on Linux the system's own threads do not survive it."""
+    """Whether this process can be forked: elsewhere than on Linux the system's own threads do not survive it."""
     return sys.platform == "linux" and not multiprocessing.current_process().daemon
 
 
-def _serve(work: Callable[[Any], Any], pipe: Connection, others: list[Connection]) -> None:
-    import torch
-
-    for (
-        other
-    ) in others:  # held open here too, they would hide from other workers that the parent is gone
-        other.close()
+def _start(initializer: Callable[..., None], initargs: tuple[Any, ...]) -> None:
+    """Begin a process of a pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)  # also since OpenMP's threads are not copied with a process
-    try:
-        while True:
-            task = pipe.recv()
-            try:
-                answer = True, work(task)
-            except Exception as error:
-                answer = False, error
-            pipe.send(answer)
-    except (EOFError, OSError):  # the parent has no more use for this process, or is gone
-        os._exit(0)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    initializer(*initargs)
+
+
+def _follow_parent() -> None:
+    """End with the parent, which may be killed before it could end this process."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

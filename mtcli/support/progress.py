@@ -1,4 +1,4 @@
-"""The progress of training on stderr: a live line on a terminal, elsewhere plain lines. Knows no model and no files."""
+"""The progress of training on stderr: a live line on a terminal, elsewhere plain lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("mtcli")
 
 
 def live() -> bool:
-    """Whether somebody watches: stderr is a terminal, and this is the process that shows progress."""
+    """Whether somebody is watching: stderr is a terminal, and this is the process that shows progress."""
     return distributed.is_main() and sys.stderr.isatty()
 
 
@@ -51,10 +51,8 @@ class Bar:
         if self.live:
             self.bar.set_postfix_str(text)
         else:
-            left = (
-                tqdm.format_interval(entry["clock"]["seconds"] * (1 - done) / done) if done else "?"
-            )
-            log.info(f"{text}  {left} left")
+            seconds = entry["clock"]["seconds"] * (1 - done) / max(done, 1e-9)
+            log.info(f"{text}  {tqdm.format_interval(seconds)} left")
 
     def write(self, text: str) -> None:
         """Show lines above the bar."""

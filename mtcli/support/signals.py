@@ -1,10 +1,11 @@
-"""Ctrl-C and SIGTERM as a request to stop. Knows nothing of training."""
+"""Ctrl-C and SIGTERM as a request to stop."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ class Interrupted(KeyboardInterrupt):
 class Signals:
     """While this is entered, the first Ctrl-C or SIGTERM asks to stop, and a second one ends the process at once.
 
-    Being asked raises Interrupted on the spot, unless it is `held`: then the number of the signal stands in ``asked``.
+    Being asked raises Interrupted on the spot, except within `held`: then ``asked`` is the number of the signal.
     """
 
     def __init__(self) -> None:
@@ -29,9 +30,8 @@ class Signals:
         self._before: list[dict] = []
 
     def __enter__(self) -> Signals:
-        self._before.append(
-            {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        )
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before.append({number: signal.signal(number, self._ask) for number in numbers})
         return self
 
     def __exit__(self, *_) -> None:
@@ -47,46 +47,37 @@ class Signals:
             raise Interrupted(number)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Within this, work is not interrupted; it looks at ``asked`` where it can stop."""
-        with self._holding(True):
-            yield
-
-    @contextmanager
-    def heeded(self) -> Iterator[None]:
-        """Within this, also inside `held`, being asked raises Interrupted; so does having been asked before."""
-        with self._holding(False):
-            if self.asked:
-                raise Interrupted(self.asked)
-            yield
-
-    @contextmanager
-    def _holding(self, held: bool) -> Iterator[None]:
+    def held(self, held: bool = True) -> Iterator[None]:
+        """Within this, work is not interrupted; it reads ``asked`` where it can stop."""
         before, self._held = self._held, held
         try:
             yield
         finally:
             self._held = before
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within this, also inside `held`, being asked raises Interrupted; so does having been asked before."""
+        with self.held(False):
+            if self.asked:
+                raise Interrupted(self.asked)
+            yield
+
 
 Result = TypeVar("Result")
 
 
-def hearing(work: Callable[[], Result]) -> Result:
-    """What ``work`` returns or raises. It runs in another thread: this one hears signals while C++ is at work."""
-    results: list[Result] = []
-    failures: list[BaseException] = []
+def run_interruptibly(work: Callable[[], Result]) -> Result:
+    """What ``work`` returns or raises. It runs in another thread: this one gets signals while C++ code is running."""
+    future: Future[Result] = Future()
 
     def run() -> None:
         try:
-            results.append(work())
+            future.set_result(work())
         except BaseException as error:
-            failures.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)  # nothing waits for it when the process ends
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.1)
-    if failures:
-        raise failures[0]
-    return results[0]
+    threading.Thread(target=run, daemon=True).start()  # the process ends without waiting for it
+    while not future.done():
+        wait([future], timeout=0.1)
+    return future.result()

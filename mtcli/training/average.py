@@ -14,7 +14,8 @@ from ..decoding import evaluation
 from ..decoding.torch_engine import TorchEngine, describe
 from ..decoding.translator import Translator
 from ..models import build_model
-from ..run.directory import Run, load_into
+from ..run.checkpoint import load_into
+from ..run.directory import Run
 from ..support import devices
 from ..support.errors import UserError
 from ..text import codec, corpus

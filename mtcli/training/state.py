@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..run.directory import Checkpoint
+from ..run.checkpoint import Checkpoint
 from ..support.errors import UserError
 
 

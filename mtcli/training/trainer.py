@@ -30,11 +30,12 @@ from ..models import build_model
 from ..models.base import Seq2Seq
 from ..models.batches import Batch
 from ..models.loss import cross_entropy
-from ..run.directory import Checkpoint, Run, check_forms, load_into, to_tensors
+from ..run.checkpoint import Checkpoint, check_forms, load_into, to_tensors
+from ..run.directory import Run
 from ..support import devices, distributed
 from ..support.errors import UserError
 from ..support.progress import Bar
-from ..support.signals import Interrupted, Signals, hearing
+from ..support.signals import Interrupted, Signals, run_interruptibly
 from ..text import codec, corpus
 from . import diagnosis, optim
 from .plan import ParallelData, cut, padding, plan_epoch
@@ -80,7 +81,7 @@ def prepare(config: Config, run: Run) -> tuple[codec.Codec, codec.Codec]:
     if config.init_from is not None:
         codecs = codec.load(Run.open(config.init_from).path / "tokenizer", config)
     else:
-        codecs = hearing(lambda: codec.learn(config, lambda: training_pairs(config)))
+        codecs = run_interruptibly(lambda: codec.learn(config, lambda: training_pairs(config)))
     run.save_tokenizers(lambda place: codec.save(place, *codecs))
     return codecs
 
@@ -454,7 +455,7 @@ class Trainer:
         limit = len(range(rank, wanted, world_size))
         asked, own = 0, None
         try:
-            with self.signals.heeded():
+            with self.signals.interruptible():
                 own = vars(evaluation.answer(self.translator, sources, references, decoding, limit))
         except Interrupted as stop:
             asked = stop.signal

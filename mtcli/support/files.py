@@ -1,0 +1,213 @@
+"""Files that appear complete or not at all, locks, and careful reading of files that strangers may have made."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import UserError
+
+# Where the system has them: open no link, and do not wait for a writer when opening a named pipe.
+OPEN_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+@contextmanager
+def user_errors(path: Path, action: str = "written") -> Iterator[None]:
+    """Within this, an OSError becomes a UserError: ``path`` cannot be written, or whatever the action is."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be {action}: {reason(error)}.") from error
+
+
+def reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file; if the process dies, the old or the new content is there. Raises UserError."""
+    aside = _aside(path)
+    with user_errors(path):
+        try:
+            remove(aside)
+            aside.write_bytes(data)
+            sync(aside)
+            os.replace(aside, path)
+            sync(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Gives a directory to fill. At the end it is flushed and renamed to ``path``; after an error nothing of it remains.
+
+    With ``replace`` it takes the place of what is there. Raises OSError.
+    """
+    aside = _aside(path)
+    try:
+        remove(aside)
+        aside.mkdir()
+        yield aside
+        for entry in aside.rglob("*"):
+            sync(entry)
+        sync(aside)
+        if replace and os.path.lexists(path):
+            remove(_replaced(path))
+            os.rename(path, _replaced(path))
+        os.rename(aside, path)
+        sync(path.parent)
+    finally:
+        _settle(path)
+        remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a directory as one: if the process dies, no half of it is left under its name."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
+    if not path.name.startswith("."):
+        remove(_aside(path))
+        path = path.rename(_aside(path))
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder that only this process writes to, and put back what they moved."""
+    for path in folder.glob(".*.replaced"):
+        with suppress(OSError):
+            _settle(path.with_name(path.name[1:].removesuffix(".replaced")))
+    for path in folder.glob(".*.aside"):
+        with suppress(OSError):
+            remove(path)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a directory's list of names, to the disk. Raises OSError."""
+    directory = path.is_dir()
+    if directory and os.name == "nt":  # Windows opens no directories
+        return
+    descriptor = os.open(path, (os.O_RDONLY if directory else os.O_RDWR) | OPEN_FLAGS)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot flush directories
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _aside(path: Path) -> Path:
+    """Where a thing is, in the same directory, before it is complete or while it is removed."""
+    return path.with_name(f".{path.name}.{os.getpid()}.aside")
+
+
+def _replaced(path: Path) -> Path:
+    """Where a directory is while a new one takes its place."""
+    return path.with_name(f".{path.name}.replaced")
+
+
+def _settle(path: Path) -> None:
+    """Remove the directory that was replaced, or put it back if the new one never came."""
+    old = _replaced(path)
+    if os.path.lexists(old):
+        remove(old) if os.path.lexists(path) else os.rename(old, path)
+
+
+# --------------------------------------------------------------------------------------------------------------- locks
+
+
+@contextmanager
+def lock(path: Path, busy: str = "") -> Iterator[None]:
+    """Hold a lock file; a process that dies holds nothing. Who holds it is in the file ``path`` + ".pid".
+
+    If another process holds it, waits, or raises UserError with the message ``busy`` if there is one. Raises UserError
+    for a link and where it cannot be locked.
+    """
+    from filelock import FileLock, Timeout  # takes 50 ms, which translating need not wait for
+
+    refuse_link(path)
+    number = path.with_name(f"{path.name}.pid")
+    held = FileLock(path, timeout=0 if busy else -1, thread_local=False)
+    with user_errors(path, "locked"):
+        if os.path.lexists(path) and not path.is_file():
+            raise OSError(errno.EINVAL, "not a file")
+        try:
+            held.acquire()
+        except Timeout:
+            holder = read_file(number, 20) if number.exists() else b""
+            by = f" (process {int(holder)})" if holder.isdigit() else ""
+            raise UserError(f"{busy}{by}.") from None
+    try:
+        replace_file(number, str(os.getpid()).encode())
+        yield
+    finally:
+        held.release()
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def refuse_link(path: Path) -> None:
+    """Raises UserError if ``path`` is a link, which could lead anywhere."""
+    if path.is_symlink():
+        raise UserError(f"{path} is a link; a run holds its files itself. It was not followed.")
+
+
+def open_regular(path: Path, mode: str = "rb", buffering: int = -1) -> IO[bytes]:
+    """Open what is a file, not a link, pipe or device. Raises OSError."""
+    if path.is_symlink():  # also where the system has no flag for it
+        raise OSError(errno.ELOOP, "is a link", str(path))
+    file = open(path, mode, buffering, opener=lambda name, flags: os.open(name, flags | OPEN_FLAGS, 0o666))  # fmt: skip
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return file
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The content of a file of at most ``limit`` bytes. Raises UserError."""
+    with user_errors(path, "read"), open_regular(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise UserError(f"{path} is larger than {limit:,} bytes, so it is not what it should be.")
+    return data
+
+
+def parse_json(data: bytes, place: str | Path) -> dict[str, Any]:
+    """A JSON object whose numbers are finite. Raises UserError, which names ``place``, for anything else."""
+    try:
+        value = json.loads(data.decode("utf-8"), parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{place} does not hold a JSON object.")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def sha256(file: IO[bytes]) -> str:
+    """Of the rest of an open file, in hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
