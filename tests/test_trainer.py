@@ -108,7 +108,7 @@ def test_micro_batches_equal_the_batch_they_stand_for(tmp_path, double, model):
             ),
             CPU,
         )
-        assert all(len(job.cut(rows)) > 1 for rows in job.plan(0)) == (limit is not None)
+        assert all(len(job.plan.cut(rows)) > 1 for rows in job.plan.epoch(0)) == (limit is not None)
         job.train()
         weights[limit] = to_tensors(job.model)
     for name, tensor in weights[None].items():
@@ -118,7 +118,7 @@ def test_micro_batches_equal_the_batch_they_stand_for(tmp_path, double, model):
 def test_the_gradient_is_that_of_the_mean_loss_of_a_target_token(tmp_path, double):
     job = trainer(tmp_path, training={"max_gradient_norm": None, "label_smoothing": 0.0})
     job.model.eval()
-    rows = job.plan(0)[0]
+    rows = job.plan.epoch(0)[0]
     batch = job.data.batch(rows)
     logits = job.model.project(job.model(batch.source, batch.source_mask, batch.target_in))
     loss = torch.nn.functional.cross_entropy(
@@ -133,7 +133,7 @@ def test_the_gradient_is_that_of_the_mean_loss_of_a_target_token(tmp_path, doubl
 
 def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path):
     job = trainer(tmp_path, training={"max_gradient_norm": 0.01})
-    batch = job.data.batch(job.plan(0)[0])
+    batch = job.data.batch(job.plan.epoch(0)[0])
     job.step(batch)[0].backward()
     before = job._finish_gradients(int(batch.target_mask.sum()))
     after = torch.nn.utils.get_total_norm([parameter.grad for parameter in job.model.parameters()])
@@ -206,7 +206,7 @@ def test_more_updates_continue_a_finished_run(tmp_path):
 def spoil_outputs(job: Trainer, updates: range) -> None:
     """As if a module's output overflowed while these updates are computed, and when they are computed again."""
     module = next(each for each in job.model.modules() if type(each).__name__ == "Linear")
-    update, again = job._update, job._where_not_finite
+    update, again = job._update, job._find_not_finite
 
     def spoiling(compute, when):
         def spoilt(*arguments):
@@ -221,23 +221,25 @@ def spoil_outputs(job: Trainer, updates: range) -> None:
         return spoilt
 
     job._update = spoiling(update, lambda rows: job.progress.update)
-    job._where_not_finite = spoiling(again, lambda rows, number: number)
+    job._find_not_finite = spoiling(again, lambda rows, number: number)
 
 
 @pytest.mark.parametrize("model", ["gru", "transformer"])
-@pytest.mark.parametrize("watches", [True, False])
-def test_a_number_that_is_not_finite_stops_before_anything_is_spoilt(tmp_path, model, watches):
+@pytest.mark.parametrize("each", [True, False])
+def test_a_number_that_is_not_finite_stops_before_anything_is_spoilt(tmp_path, model, each):
     """Also where nobody looks before the next log point or save, as on a GPU."""
     job = trainer(tmp_path, model=model)
-    job.watches = watches
+    job.checks_each_update = each
     spoil_outputs(job, range(9, 10))
-    guilty = job.data.batch(job.plan(9 // job.updates_per_epoch)[9 % job.updates_per_epoch])
+    guilty = job.data.batch(
+        job.plan.epoch(9 // job.plan.updates_per_epoch)[9 % job.plan.updates_per_epoch]
+    )
     first = job.codecs[0].decode(guilty.source[0][guilty.source_mask[0]].tolist())
     message = r"(?s)Update 10: .*first output that is not finite.*\(Linear\).*non_finite=skip"
     with pytest.raises(UserError, match=message) as error:
         job.train()
     assert f"  {first}  |||  {first[::-1].upper()}" in str(error.value)
-    assert job.run.checkpoints() == ([7, 9] if watches else [7])
+    assert job.run.checkpoints() == ([7, 9] if each else [7])
     assert all(
         tensor.isfinite().all()
         for tensor in job.run.load_checkpoint("newest", training=True).model.values()
@@ -288,7 +290,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 @pytest.mark.parametrize("model", ["gru", "transformer"])
 def test_no_module_of_a_sound_model_is_accused(tmp_path, model):
     job = trainer(tmp_path, model=model)
-    assert job._where_not_finite(job.plan(0)[0], 0)[0] is None
+    assert job._find_not_finite(job.plan.epoch(0)[0], 0)[0] is None
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
@@ -308,8 +310,8 @@ def test_out_of_memory_says_what_to_lower_and_can_be_continued(tmp_path, error):
     limit = int(str(told.value).split("micro_batch_tokens to less than ")[1].split(",")[0])
     assert job.run.checkpoints() == [7, 10]
     again = trainer(tmp_path, training={"micro_batch_tokens": limit - 1})
-    rows = again.plan(10 // again.updates_per_epoch)[10 % again.updates_per_epoch]
-    assert len(list(again._micro_batches(rows, 10))) > 1
+    rows = again.plan.epoch(10 // again.plan.updates_per_epoch)[10 % again.plan.updates_per_epoch]
+    assert len(list(again.plan.micro_batches(rows, 10))) > 1
     again.train()
     assert again.progress.update == 20
 
@@ -409,7 +411,7 @@ def drop(place: dict, key: str) -> None:
         (lambda state, tensors: state.update(scaler={"scale": 1.0}), "its state.json is not ours"),
         (
             lambda state, tensors: state.update(index=10**6),
-            "stands at update 1000000 of an epoch that has only",
+            "is at update 1000000 of an epoch that has only",
         ),
         (
             lambda state, tensors: tensors.update(nowhere=torch.ones(2)),
@@ -441,9 +443,9 @@ def test_epochs_and_minutes_end_training_too(tmp_path):
         training={"max_updates": None, "max_epochs": 1.5, "validate_every": "epoch"},
     )
     job.train()
-    assert job.progress.update == round(1.5 * job.updates_per_epoch)
+    assert job.progress.update == round(1.5 * job.plan.updates_per_epoch)
     assert [entry["update"] for entry in job.run.read_log() if "validation" in entry] == [
-        job.updates_per_epoch,
+        job.plan.updates_per_epoch,
         job.progress.update,
     ]
     job = trainer(tmp_path, "minutes", training={"max_updates": None, "max_minutes": 1e-4})

@@ -64,7 +64,7 @@ def test_padded_rows_are_the_sequences(sequences, data):
     rows = np.array(data.draw(st.lists(st.integers(0, len(sequences) - 1), min_size=1, max_size=5)))
     if not any(sequences[row] for row in rows):
         return
-    ids, mask = Sequences.of(sequences).padded(rows)
+    ids, mask = Sequences.of(sequences).take(rows).padded()
     assert [line[real].tolist() for line, real in zip(ids, mask)] == [
         sequences[row] for row in rows
     ]
@@ -85,7 +85,7 @@ def corpus(path: Path, *pairs: tuple[str, str], weight: int = 1) -> TSV:
 def test_a_batch_is_what_teacher_forcing_needs(tmp_path):
     side = codec("abc")
     part = corpus(tmp_path / "a.tsv", ("ab", "c"), ("a", "abc"))
-    data = ParallelData.build([part], (side, side), 9, tmp_path / "cache")
+    data = ParallelData([part], (side, side), 9, tmp_path / "cache")
     batch = data.batch(np.array([0, 1]))
     a, b, c = side.vocabulary.encode("abc")
     assert batch.source.tolist() == [[a, b, EOS], [a, EOS, PAD]]
@@ -101,7 +101,7 @@ def test_sampled_segmentations_change_with_the_seed_and_only_with_it(tmp_path):
     tokenizer = TOKENIZERS["subword"].train(config, lines)
     side = Codec(tokenizer, Vocabulary(tokenizer.pieces()))
     part = corpus(tmp_path / "a.tsv", *zip(lines, lines))
-    data = ParallelData.build([part], (side, side), 99, tmp_path / "cache")
+    data = ParallelData([part], (side, side), 99, tmp_path / "cache")
     rows = np.arange(3)
     one, same, other = (data.batch(rows, sampling_seed=seed) for seed in (7, 7, 8))
     assert one.source.tolist() == same.source.tolist()
@@ -117,10 +117,10 @@ def test_a_corpus_counts_as_often_as_its_weight_says(tmp_path):
         corpus(tmp_path / f"{number}.tsv", *((text, text) for text in texts), weight=weight)
         for number, (texts, weight) in enumerate([(["a"], 2), (["bc", "b"], 1), (["ca"], 3)])
     ]
-    data = ParallelData.build(parts, (side, side), 9, tmp_path / "cache")
+    data = ParallelData(parts, (side, side), 9, tmp_path / "cache")
     expected = ["a", "a", "bc", "b", "ca", "ca", "ca"]
     assert [side.decode(data.source[row]) for row in range(len(data))] == expected
-    assert data.target_lengths.tolist() == [len(text) + 1 for text in expected]
+    assert data.target.lengths.tolist() == [len(text) + 1 for text in expected]
     assert [side.decode(ids) for ids in data.batch(np.arange(7)).source.tolist()] == expected
 
 
@@ -134,10 +134,10 @@ def test_large_data_stays_on_disk(tmp_path):
     side = codec("".join(map(chr, range(97, 123))))
     text = "abcdefghij" * 24
     part = corpus(tmp_path / "a.tsv", *[(text, text)] * 40_000)
-    ParallelData.build([part], (side, side), 250, tmp_path / "cache")
+    ParallelData([part], (side, side), 250, tmp_path / "cache")
     before = anonymous()
-    data = ParallelData.build([part], (side, side), 250, tmp_path / "cache")
-    plan = plan_epoch(data.source_lengths, data.target_lengths, 4000, "tokens", 1, 0)
+    data = ParallelData([part], (side, side), 250, tmp_path / "cache")
+    plan = plan_epoch(data.source.lengths, data.target.lengths, 4000, "tokens", 1, 0)
     for rows in plan[::100]:
         data.batch(rows)
     assert anonymous() - before < 200 * len(data)  # bytes; the ids take 964
