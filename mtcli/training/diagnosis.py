@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,16 +31,24 @@ def find_not_finite(
     compute: Callable[[MicroBatch], Any],
     codecs: Sequence[Codec],
 ) -> tuple[str | None, str]:
-    """The first module that gives a number that is not finite, and some pairs of its micro-batch.
+    """The first module that gives a number that is not finite, and pairs of its micro-batch.
 
-    Where none does, None and some pairs of the first micro-batch.
+    Where none does, None and pairs of the last micro-batch.
     """
-    shown = ""
-    for part in micro_batches:
-        if where := _first_not_finite(model, lambda: compute(part)):
-            return where, _pairs(part.batch, codecs)
-        shown = shown or _pairs(part.batch, codecs)
-    return None, shown
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
+        if not all(bool(tensor.isfinite().all()) for tensor in _tensors(output)):
+            found.append(f"{name or 'the model'} ({type(module).__name__})")
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_hook(partial(look, name)))
+        for part in micro_batches:
+            compute(part)
+            if found:
+                break
+    return next(iter(found), None), _pairs(part.batch, codecs)
 
 
 def not_finite(
@@ -55,26 +64,6 @@ def not_finite(
         f"{pairs}\nLower training.optimizer.learning_rate (it is {learning_rate}) or lengthen warm-up, in a new run; "
         "or leave such updates out, in this one: --set training.non_finite=skip."
     )
-
-
-def _first_not_finite(model: nn.Module, compute: Callable[[], Any]) -> str | None:
-    found: list[str] = []
-
-    def watch(name: str, module: nn.Module):
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not all(bool(tensor.isfinite().all()) for tensor in _tensors(output)):
-                found.append(f"{name or 'the model'} ({type(module).__name__})")
-
-        return module.register_forward_hook(hook)
-
-    handles = [watch(name, module) for name, module in model.named_modules()]
-    try:
-        with torch.no_grad():
-            compute()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if found else None
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

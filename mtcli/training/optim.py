@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import config as c
+from ..models.base import Seq2Seq
 from ..support.devices import has_bfloat16
 
 
@@ -29,7 +30,7 @@ def _adamw(model: nn.Module, config: c.AdamW) -> list[torch.optim.Optimizer]:
     return [torch.optim.AdamW(groups, **_adam_options(model, config))]
 
 
-def _muon(model: nn.Module, config: c.Muon) -> list[torch.optim.Optimizer]:
+def _muon(model: Seq2Seq, config: c.Muon) -> list[torch.optim.Optimizer]:
     """Muon for the matrices that map one hidden space to another, Adam for all other parameters.
 
     Embeddings and the projection are tables of vectors, not such maps.
@@ -45,15 +46,14 @@ def _muon(model: nn.Module, config: c.Muon) -> list[torch.optim.Optimizer]:
 def _adam_options(model: nn.Module, config: c.Adam | c.AdamW | c.Muon) -> dict[str, Any]:
     # Fused: one pass over all parameters. The meta device and others have no such code.
     fused = next(model.parameters()).device.type in ("cuda", "cpu")
-    options = {"lr": config.learning_rate, "betas": config.betas, "eps": config.epsilon}
-    return {**options, "fused": fused}
+    return dict(lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=fused)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal by Newton-Schulz iterations (Jordan et al. 2024).
+    """Momentum whose update is made orthogonal (Jordan et al. 2024). ``parameters`` are matrices.
 
-    Matrices of one shape are iterated together. The update is scaled to the size of one by Adam: by
-    0.2·√max(rows, columns) (Liu et al. 2025, eq. 4). ``parameters`` are matrices.
+    The update is scaled to the size of one by Adam, by 0.2·√max(rows, columns) (Liu et al. 2025,
+    eq. 4). Matrices of one shape are worked on together.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
                     by_shape[p.shape].append(p)
                     if "momentum_buffer" not in self.state[p]:
                         self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             for shape, parameters in by_shape.items():
-                gradients = [p.grad for p in parameters]
+                gradients: list[Any] = [p.grad for p in parameters]
                 buffers = [self.state[p]["momentum_buffer"] for p in parameters]
                 torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
                 updates = torch._foreach_lerp(gradients, buffers, group["momentum"])  # Nesterov's
@@ -79,13 +79,13 @@ class Muon(torch.optim.Optimizer):
                     torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 together = orthogonalize(torch.stack(updates))
                 together.mul_(-group["lr"] * 0.2 * math.sqrt(max(shape)))
-                torch._foreach_add_(parameters, list(together.unbind(0)))
+                torch._foreach_add_(parameters, together.unbind(0))
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """About U Vᵀ of each matrix U S Vᵀ, by five Newton-Schulz iterations (Jordan et al. 2024): (N, rows, columns).
+    """About U Vᵀ of each matrix U S Vᵀ (N, rows, columns), by five Newton-Schulz iterations.
 
-    In bfloat16 where the processor computes in it, else in float32: emulated bfloat16 is slow.
+    In bfloat16 where the processor has it, else in float32, since emulated bfloat16 is slow.
     """
     x = matrices.to(torch.bfloat16 if has_bfloat16(matrices.device) else torch.float32)
     tall = x.shape[1] > x.shape[2]
@@ -101,8 +101,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 OPTIMIZERS: dict[str, Callable] = {"adam": _adam, "adamw": _adamw, "muon": _muon}
 
 
-def build(model: nn.Module, config: c.Adam | c.AdamW | c.Muon) -> list[torch.optim.Optimizer]:
-    """The optimizers that together update every parameter of ``model`` once. Each group remembers its ``peak_lr``."""
+def build(model: Seq2Seq, config: c.Adam | c.AdamW | c.Muon) -> list[torch.optim.Optimizer]:
+    """Optimizers that together update every parameter once. Each group remembers its ``peak_lr``."""
     optimizers = OPTIMIZERS[config.type](model, config)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -144,8 +144,7 @@ class Schedule:
         """What has to be saved to resume; JSON."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Resume from a saved state."""
+    def load_state(self, state: dict[str, Any]) -> None: ...
 
 
 class InverseSquareRootSchedule(Schedule):
@@ -203,5 +202,4 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 
 def build_schedule(config: Any) -> Schedule:
-    """The schedule that ``training.schedule`` asks for."""
     return SCHEDULES[config.type](config)

@@ -2,68 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ..config import TSV, Plain, Training
-from ..models.batches import Batch, Sequences, padded_batch
+from ..config import Training
+from ..models.batches import Batch
 from ..support import distributed
-from ..text.codec import Codec
-from ..text.tokenizers import seed_sampling
-from . import cache
-
-
-class ParallelData:
-    """The pairs of all corpora as ids, each as often as its weight says; ids are kept in files.
-
-    With subword sampling the text is kept too, and segmented again at every use. `cache.load` says
-    which pairs are skipped and what is raised.
-    """
-
-    def __init__(
-        self,
-        corpora: Sequence[TSV | Plain],
-        codecs: tuple[Codec, Codec],
-        max_length: int,
-        folder: Path,
-    ):
-        arrays = cache.load(folder, corpora, codecs, max_length)
-        rows = None
-        if any(corpus.weight > 1 for corpus in corpora):
-            ends = np.cumsum(arrays["pairs"])
-            parts = np.split(np.arange(ends[-1], dtype=np.int32), ends[:-1])
-            rows = np.concatenate([np.tile(p, c.weight) for p, c in zip(parts, corpora)])
-
-        def sequences(name: str) -> Sequences:
-            all_pairs = Sequences.end_to_end(arrays[f"{name}.values"], arrays[f"{name}.starts"])
-            return all_pairs if rows is None else all_pairs.take(rows)
-
-        self.codecs = codecs
-        self.source, self.target = sequences("source"), sequences("target")
-        sides = ("source.text", "target.text")  # UTF-8 bytes, of the sides that are sampled
-        self.texts = [sequences(s) if f"{s}.values" in arrays else None for s in sides]
-        self.samples = any(texts is not None for texts in self.texts)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def batch(self, rows: np.ndarray, sampling_seed: int | None = None) -> Batch:
-        """The pairs of ``rows``, padded. A ``sampling_seed`` segments at random those that sample."""
-        if sampling_seed is None or not self.samples:
-            return padded_batch(self.source.take(rows), self.target.take(rows))
-        seed_sampling(sampling_seed)
-        sides = []
-        for ids, texts, codec in zip((self.source, self.target), self.texts, self.codecs):
-            if texts is None:
-                sides.append(ids.take(rows))
-            else:
-                lines = (texts[row].tobytes().decode(errors="replace") for row in rows)
-                sides.append(Sequences.of(codec.encode(line, sample=True) for line in lines))
-        return padded_batch(*sides)
+from .data import ParallelData
 
 
 class MicroBatch(NamedTuple):
@@ -95,7 +43,8 @@ class Plan:
         few pairs it has one of weight 0, since the others wait for its gradients.
         """
         rank, processes = distributed.rank(), distributed.world_size()
-        sizes = self.data.source.lengths[rows] + self.data.target.lengths[rows].astype(np.int64)
+        source_lengths, target_lengths = self.lengths
+        sizes = source_lengths[rows] + target_lengths[rows].astype(np.int64)
         owners = (np.cumsum(sizes) - sizes / 2) * processes // sizes.sum()
         own = rows[owners == rank]
         weight = float(len(own) > 0)
@@ -104,10 +53,10 @@ class Plan:
             seed = int(mixed.generate_state(1)[0])
             yield MicroBatch(seed, weight, self.data.batch(part, sampling_seed=seed))
 
-    def padding(self) -> tuple[float, float]:
-        """Share of source and of target positions that hold padding, in the first epoch."""
+    def padding(self) -> list[float]:
+        """Share of padding on the source and on the target side, in the first epoch."""
         parts = [part for rows in self.epoch(0) for part in self.cut(rows)]
-        return padding(parts, self.lengths[0]), padding(parts, self.lengths[1])
+        return [padding(parts, lengths) for lengths in self.lengths]
 
 
 def plan_epoch(
@@ -144,11 +93,12 @@ def cut(
     """Rows as micro-batches of at most ``limit`` padded source and target tokens, or of one pair."""
     micro_batches = []
     while len(rows):
-        longest = np.maximum.accumulate(source_lengths[rows])
-        longest = longest + np.maximum.accumulate(target_lengths[rows])
-        fitting = np.count_nonzero(np.arange(1, len(rows) + 1) * longest <= limit)
-        micro_batches.append(rows[: max(1, fitting)])
-        rows = rows[max(1, fitting) :]
+        source = np.maximum.accumulate(source_lengths[rows])  # the longest of the first N rows
+        target = np.maximum.accumulate(target_lengths[rows])
+        fits = np.arange(1, len(rows) + 1) * (source + target) <= limit
+        count = max(1, np.count_nonzero(fits))
+        micro_batches.append(rows[:count])
+        rows = rows[count:]
     return micro_batches
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..config import Adam, AdamW, Muon
+from ..models.base import Seq2Seq
 from ..run.directory import Checkpoint
 from ..support import distributed
 from ..support.errors import UserError
@@ -94,11 +95,10 @@ class Tally:
         own = [loss, likelihood] if distributed.is_main() else [0.0, 0.0]
         return cls(device, [*own, *tallies[0][2:]], progress.tally_updates)
 
-    def add(
-        self, loss: Tensor, likelihood: Tensor, norm: Tensor, tokens: int, finite: Tensor
-    ) -> None:
-        numbers = [loss, likelihood, norm, torch.full_like(norm, tokens), torch.ones_like(norm)]
-        new = torch.stack([number.detach().to(self.sums) for number in numbers])
+    def add(self, losses: Tensor, norm: Tensor, tokens: int, finite: Tensor) -> None:
+        """An update; ``losses`` are loss and likelihood."""
+        others = [norm, torch.full_like(norm, tokens), torch.ones_like(norm)]
+        new = torch.cat([losses.to(self.sums), torch.stack(others).to(self.sums)])
         self.sums += torch.where(finite & new.isfinite(), new, 0)
         self.updates += 1
 
@@ -121,7 +121,7 @@ class Tally:
 
 def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
     """The state of all optimizers as ``parameter/key`` -> tensor."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value
         for optimizer in optimizers
@@ -130,7 +130,7 @@ def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict
     }
 
 
-def optimizer_form(model: nn.Module, config: Adam | AdamW | Muon) -> dict[str, Tensor]:
+def optimizer_form(model: Seq2Seq, config: Adam | AdamW | Muon) -> dict[str, Tensor]:
     """Names and shapes of `optimizer_tensors`, found by a step of ``model`` on the meta device."""
     optimizers = optim.build(model, config)
     for parameter in model.parameters():

@@ -6,8 +6,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import config as configs
-from ..config import Config
 from ..decoding import evaluation
 from ..decoding.torch_engine import ModelEngine, describe
 from ..decoding.translator import Translator
@@ -24,15 +23,16 @@ from ..models import build_model
 from ..models.base import Seq2Seq
 from ..models.batches import Batch
 from ..models.loss import cross_entropy
-from ..run.directory import Checkpoint, Run, check_forms, load_into, to_tensors
+from ..run.directory import Run, check_forms, load_into, to_tensors
 from ..support import devices, distributed
 from ..support.errors import UserError
 from ..support.progress import Bar
-from ..support.signals import Interrupted, Signals, hearing
-from ..text import codec, corpus
+from ..support.signals import Interrupted, Signals
+from ..text import corpus
 from . import diagnosis, optim
+from .data import ParallelData, prepare
 from .logbook import Logbook
-from .plan import MicroBatch, ParallelData, Plan
+from .plan import MicroBatch, Plan
 from .state import Progress, Tally, load_optimizer_tensors, optimizer_form, optimizer_tensors
 from .validation import answer_share, merge
 
@@ -45,25 +45,6 @@ SYNCHRONIZE_EVERY = {"cpu": 1, "cuda": 10}
 MICRO_BATCH_TOKENS = 16_384  # the default on a GPU
 
 
-def prepare(config: Config, run: Run) -> tuple[codec.Codec, codec.Codec]:
-    """The run's tokenizers and vocabularies. A new run takes those of `init_from`, or learns them."""
-    folder = run.path / "tokenizer"
-    if folder.is_dir():
-        return codec.load(folder, config)
-    if config.init_from is not None:
-        codecs = codec.load(Run.open(config.init_from).path / "tokenizer", config)
-    else:
-        codecs = hearing(lambda: codec.learn(config, lambda: training_pairs(config)))
-    run.save_tokenizers(lambda place: codec.save(place, *codecs))
-    return codecs
-
-
-def training_pairs(config: Config) -> Iterator[corpus.Pair]:
-    """Every training pair once, whatever its corpus's weight; pairs with a blank side are left out."""
-    for part in config.data.train:
-        yield from corpus.read_pairs(part, skip_blank=True, warn=False)  # the data will
-
-
 class TrainStep(nn.Module):
     """A model with its loss: what DistributedDataParallel wraps."""
 
@@ -74,14 +55,9 @@ class TrainStep(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed smoothed loss and summed negative log-likelihood of the target tokens."""
         states = self.model(batch.source, batch.source_mask, batch.target_in)
-        states, targets = (
-            states[batch.target_mask],
-            batch.target_out[batch.target_mask],
-        )  # (N, H), (N,)
-        projection = self.model.projection
-        return cross_entropy(
-            states, projection.weight, projection.bias, targets, self.label_smoothing
-        )
+        weight, bias = self.model.projection.weight, self.model.projection.bias
+        states, targets = states[batch.target_mask], batch.target_out[batch.target_mask]
+        return cross_entropy(states, weight, bias, targets, self.label_smoothing)
 
 
 class Trainer:
@@ -148,11 +124,10 @@ class Trainer:
             start = other.load_checkpoint("best", training=False, model=self.form)
             load_into(self.model, start.model)
             log.info(f"starting from {self.config.init_from} after {start.update:,} updates")
-        self.step = self.train_step = TrainStep(self.model, self.settings.label_smoothing)
+        self.train_step = TrainStep(self.model, self.settings.label_smoothing)
+        self.step: nn.Module = self.train_step
         if self.world_size > 1:
             self.step = DistributedDataParallel(self.train_step, gradient_as_bucket_view=True)
-
-    # ------------------------------------------------------------------------------------------------------------ loop
 
     def train(self) -> None:
         """Run to the end. Where a signal asks to stop, save and raise Interrupted."""
@@ -210,22 +185,23 @@ class Trainer:
         progress.update += 1
         progress.index += 1
         progress.seconds += time.perf_counter() - started
-        self.tally.add(*sums, norm, tokens, finite)
+        self.tally.add(sums, norm, tokens, finite)
 
     def _count_tokens(self, rows: np.ndarray, micro_batches: list[MicroBatch]) -> int:
         """Target tokens of an update, of all processes; sampled segmentations have to be counted."""
         if not self.data.samples:
             return int(self.data.target.lengths[rows].sum())
-        own = sum(int(part.weight) * part.batch.target_mask.sum() for part in micro_batches)
-        return int(distributed.all_reduce_sum(own))
+        own = sum(int(part.batch.target_mask.sum()) for part in micro_batches if part.weight)
+        return sum(distributed.gather_json(own))
 
     def _add_gradients(self, micro_batches: list[MicroBatch]) -> Tensor:
         """Sum the gradients of all micro-batches. Returns the summed loss and likelihood, (2,)."""
         sums = []
         for number, part in enumerate(micro_batches, 1):
-            # Processes exchange gradients once, with the last micro-batch.
-            alone = self.world_size == 1 or number == len(micro_batches)
-            with nullcontext() if alone else self.step.no_sync(), self._guard(part.batch):
+            exchange: AbstractContextManager = nullcontext()
+            if isinstance(self.step, DistributedDataParallel) and number < len(micro_batches):
+                exchange = self.step.no_sync()  # processes exchange gradients with the last one
+            with exchange, self._guard(part.batch):
                 loss, likelihood = self._forward(self.step, part)
                 self.scaler.scale(loss * part.weight).backward()
                 sums.append(torch.stack([loss.detach(), likelihood]) * part.weight)
@@ -285,13 +261,11 @@ class Trainer:
 
     def _log_training(self) -> None:
         self._check_finite()
-        rate = self.optimizers[-1].param_groups[0]["lr"]
         means = self.tally.means()
         if self.is_main:
+            rate = self.optimizers[-1].param_groups[0]["lr"]
             self.logbook.training(rate, means, self.share_done())
         self.tally = Tally(self.device)
-
-    # ------------------------------------------------------------------------------------------------------------- end
 
     def share_done(self) -> float:
         """The share of training that is done, 0 to 1: by updates, epochs or minutes, whichever ends first.
@@ -321,8 +295,6 @@ class Trainer:
     def _out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.progress.waited >= self.settings.patience
 
-    # ------------------------------------------------------------------------------------------------------ validation
-
     def _validate(self) -> None:
         """Score the model on the validation data. Where a signal interrupts this, it stays due."""
         started, progress, settings = time.perf_counter(), self.progress, self.settings
@@ -351,32 +323,28 @@ class Trainer:
 
     def _compare(self, value: float) -> bool:
         """Whether a score is the best so far. Without a new best, patience runs out."""
-        progress = self.progress
-        lower = self.settings.best_by in evaluation.LOWER_IS_BETTER
-        best = (math.inf if lower else -math.inf) if progress.best is None else progress.best
-        better = math.isfinite(value) and (value < best if lower else value > best)
+        progress, sign = self.progress, 1
+        if self.settings.best_by in evaluation.LOWER_IS_BETTER:
+            sign = -1
+        better = progress.best is None or sign * value > sign * progress.best
+        better = better and math.isfinite(value)
         if better:
             progress.best, progress.best_update, progress.waited = value, progress.update, 0
         else:
             progress.waited += 1
         if self._out_of_patience() and self.schedule.ends and not progress.cooling_from:
             progress.cooling_share, progress.cooling_from = self.share_done(), progress.update
-            log.info(
-                f"no new best in {progress.waited} validations: the learning rate now falls to its end"
-            )
+            stalled = f"no new best in {progress.waited} validations"
+            log.info(f"{stalled}: the learning rate now falls to its end")
         self.schedule.validated(better)
         return better
-
-    # ----------------------------------------------------------------------------------------------- saving, resuming
 
     def _save(self) -> None:
         """Save a checkpoint. Raises UserError where the weights are spoilt or it cannot be written."""
         self._check_finite()
         if not diagnosis.is_finite(self.model):
-            update = self.progress.update
-            raise UserError(
-                f"Update {update}: weights of the model are not finite; they were not saved."
-            )
+            what = "weights of the model are not finite; they were not saved"
+            raise UserError(f"Update {self.progress.update}: {what}.")
         self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
@@ -401,23 +369,17 @@ class Trainer:
             best = {"update": progress.best_update, "metric": metric, "value": progress.best}
             self.run.set_best(best)
 
-    def _newest_checkpoint(self) -> Checkpoint | None:
-        """The newest that is not damaged, the same on all processes. It fits the model."""
-        saved = None
-        if self.is_main and self.run.checkpoints():
-            saved = self.run.load_checkpoint("newest", training=True, model=self.form)
-        update = distributed.broadcast_json(saved and saved.update)
-        if update is not None and not self.is_main:
-            saved = self.run.load_checkpoint(update, training=True, model=self.form)
-        return saved
-
     def _resume(self) -> None:
-        """Restore the newest checkpoint, if there is one."""
-        saved = self._newest_checkpoint()
-        if saved is None:
+        """Restore the newest checkpoint that is not damaged, if there is one."""
+        saved, load = None, partial(self.run.load_checkpoint, training=True, model=self.form)
+        if self.is_main and self.run.checkpoints():
+            saved = load("newest")
+        update = distributed.broadcast_json(saved and saved.update)
+        if update is None:
             if self.is_main:
                 self.run.truncate_log(0)
             return
+        saved = saved or load(update)
         scaler = self.scaler.state_dict()
         progress = self.progress = Progress.restore(saved, self.schedule.state(), scaler)
         updates = len(self.plan.epoch(progress.epoch))
@@ -439,8 +401,6 @@ class Trainer:
             self.run.truncate_log(progress.log_size)
         if not self.finished():
             log.info(f"continuing from update {progress.update:,}")
-
-    # ------------------------------------------------------------------------------------------------ what went wrong
 
     def _check_finite(self) -> None:
         """Raise UserError if an update since the last log point was not finite, where not each is checked."""
@@ -467,5 +427,5 @@ class Trainer:
 
     def _find_not_finite(self, rows: np.ndarray, update: int) -> tuple[str | None, str]:
         micro_batches = self.plan.micro_batches(rows, update)
-        compute = lambda part: self._forward(self.train_step, part)  # noqa: E731
+        compute = partial(self._forward, self.train_step)
         return diagnosis.find_not_finite(self.model, micro_batches, compute, self.codecs)
