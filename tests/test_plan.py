@@ -1,4 +1,4 @@
-"""Batches: every pair once, little padding, a function of seed and epoch; micro-batches that fit."""
+"""Updates: every pair once, little padding, a function of seed and epoch; micro-batches that fit; the data behind them."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ lengths = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1
 
 
 @given(lengths, st.integers(1, 300), st.sampled_from(["tokens", "sentences"]), st.integers(0, 3))
-def test_an_epoch_holds_every_pair_once(pairs, size, by, epoch):
+def test_epoch_holds_every_pair_once(pairs, size, by, epoch):
     source, target = np.array(pairs).T
     plan = plan_epoch(source, target, size, by, seed=1, epoch=epoch)
     assert sorted(np.concatenate(plan).tolist()) == list(range(len(pairs)))
@@ -30,7 +30,7 @@ def test_an_epoch_holds_every_pair_once(pairs, size, by, epoch):
             assert len(rows) <= 1.5 * size + 1
 
 
-def test_epochs_and_seeds_differ():
+def test_order_depends_on_seed_and_epoch():
     source = target = np.random.default_rng(0).integers(1, 30, 500)
     plans = [
         plan_epoch(source, target, 100, "tokens", seed, epoch)
@@ -82,7 +82,7 @@ def corpus(path: Path, *pairs: tuple[str, str], weight: int = 1) -> TSV:
     return TSV(path=str(path), weight=weight)
 
 
-def test_a_batch_is_what_teacher_forcing_needs(tmp_path):
+def test_batch_has_inputs_and_outputs_for_teacher_forcing(tmp_path):
     side = codec("abc")
     part = corpus(tmp_path / "a.tsv", ("ab", "c"), ("a", "abc"))
     data = ParallelData([part], (side, side), 9, tmp_path / "cache")
@@ -111,7 +111,7 @@ def test_sampled_segmentations_change_with_the_seed_and_only_with_it(tmp_path):
     assert data.batch(rows).source.tolist() == [side.encode(lines[0])] * 3
 
 
-def test_a_corpus_counts_as_often_as_its_weight_says(tmp_path):
+def test_corpus_weight_repeats_its_pairs(tmp_path):
     side = codec("abc")
     parts = [
         corpus(tmp_path / f"{number}.tsv", *((text, text) for text in texts), weight=weight)
@@ -124,6 +124,7 @@ def test_a_corpus_counts_as_often_as_its_weight_says(tmp_path):
     assert [side.decode(ids) for ids in data.batch(np.arange(7)).source.tolist()] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by /proc")
 def test_large_data_stays_on_disk(tmp_path):
     """40 MB of ids are read, planned and made to batches; what is held beside the files is a few numbers a pair."""
