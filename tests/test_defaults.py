@@ -34,7 +34,7 @@ def test_larger_corpora_get_larger_models_and_fewer_epochs(tmp_path, monkeypatch
     assert fitted(corpus(tmp_path, 50), "model: gru").training.optimizer.type == "muon"
 
 
-def test_what_the_config_names_stays_even_where_it_is_the_default(tmp_path, caplog):
+def test_values_in_the_config_are_kept_even_if_equal_to_the_default(tmp_path, caplog):
     caplog.set_level("INFO", "mtcli")
     path = corpus(tmp_path, 50)
     given = "model: {type: transformer, hidden_size: 64, dropout: 0.1}\ntraining: {max_updates: 7, batch_sentences: 5}\ntokenizer: char"
@@ -49,20 +49,20 @@ def test_what_the_config_names_stays_even_where_it_is_the_default(tmp_path, capl
     assert chosen and "hidden_size" not in chosen[0]
 
 
-def test_nothing_is_left_open_in_a_resolved_config(tmp_path):
+def test_fit_changes_nothing_in_a_resolved_config(tmp_path):
     config = fitted(corpus(tmp_path, 50))
     assert defaults.fit(configs.loads(configs.dump(config), "x.yaml")) == config
 
 
 @pytest.mark.parametrize(("target", "shared"), [("das Haus {}", True), ("房子{}", False)])
-def test_sides_that_are_written_alike_share_subwords(tmp_path, target, shared):
+def test_sides_with_the_same_letters_share_subwords(tmp_path, target, shared):
     config = fitted(corpus(tmp_path, 50, target))
     assert config.shared_vocabulary == shared
     assert config.model.tied_embeddings == ("all" if shared else "target")
 
 
 @pytest.mark.parametrize("model", ["transformer", "gru"])
-def test_length_of_training_goes_by_tokens_and_not_by_pairs(tmp_path, monkeypatch, model):
+def test_length_of_training_depends_on_tokens_not_on_pairs(tmp_path, monkeypatch, model):
     monkeypatch.setattr(defaults, "_count", lambda part: 30_000)
     trained = {}
     for words in (11, 26):  # 15 and 35 subwords, as they come out
@@ -74,7 +74,7 @@ def test_length_of_training_goes_by_tokens_and_not_by_pairs(tmp_path, monkeypatc
     assert all(0.9 < value / defaults.TRAINED_TOKENS < 1.1 for value in trained.values()), trained
 
 
-def test_a_given_length_of_training_has_no_patience_of_its_own(tmp_path):
+def test_given_length_of_training_sets_no_patience(tmp_path):
     config = fitted(corpus(tmp_path, 50), "training: {max_updates: 5}")
     assert (
         config.training.patience,
@@ -84,7 +84,7 @@ def test_a_given_length_of_training_has_no_patience_of_its_own(tmp_path):
     assert fitted(corpus(tmp_path, 50)).training.patience == 10
 
 
-def test_what_the_schema_says_is_what_happens(tmp_path):
+def test_defaults_agree_with_the_schema(tmp_path):
     """A default of the JSON Schema is the resolved config's; where the corpus decides, the schema names no default."""
     schema = configs.schema()
     resolved = fitted(corpus(tmp_path, 50)).model_dump(mode="json")

@@ -33,7 +33,7 @@ def test_schedules_follow_their_formulas(update, progress):
         )
 
 
-def test_plateau_falls_after_its_patience_and_remembers():
+def test_plateau_falls_after_its_patience_and_restores_its_state():
     schedule = optim.build_schedule(c.Plateau(factor=0.5, patience=1, min_fraction=0.2))
     factors = []
     for better in [True, False, False, True, False, False, False, False]:
@@ -63,7 +63,7 @@ def test_every_parameter_is_updated_by_one_optimizer(config):
         assert (p != before[name]).any(), name
 
 
-def test_muon_takes_the_matrices_inside_layers_only():
+def test_muon_updates_only_the_matrices_inside_layers():
     model = build_model(MODEL, 11, 12)
     muon, adam = optim.build(model, c.Muon())
     names = {id(p): name for name, p in model.named_parameters()}
@@ -82,7 +82,7 @@ def test_registries_hold_what_the_config_names():
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (12, 5), (5, 12)])
-def test_muon_is_pytorchs(shape, monkeypatch):
+def test_muon_agrees_with_pytorch(shape, monkeypatch):
     """Three matrices of one shape together do what torch.optim.Muon, which iterates in bfloat16, does to each."""
     torch.manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape)) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Translating in practice: long lines, files that were interrupted, ensembles, prefixes, unknown words, averages."""
+"""Translating in practice: long lines, files that were interrupted, ensembles, prefixes, unknown words."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from mtcli.decoding.torch_engine import Ensemble
 from mtcli.models import build_model
 from mtcli.run.directory import Run
 from mtcli.support.errors import UserError
-from mtcli.training import average
 from mtcli.training.trainer import Trainer
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -366,52 +365,6 @@ def test_an_ensemble_keeps_the_contract_of_models():
 def test_models_with_other_vocabularies_are_no_ensemble(runs):
     with pytest.raises(UserError, match="different source vocabularies or tokenizers"):
         Translator.load([runs("gru"), runs("word")], device="cpu")
-
-
-# ------------------------------------------------------------------------------------------------------------- average
-
-
-def test_an_average_is_the_mean_of_weights_and_a_run_of_its_own(runs, tmp_path):
-    run = Run.open(runs("gru", 1, keep_checkpoints=5))
-    updates = average.choose(run)
-    assert updates == run.checkpoints() == [7, 14, 20] and average.choose(run, last=2) == [14, 20]
-    weights = average.average(run, updates)
-    for name, tensor in weights.items():
-        parts = [run.load_checkpoint(update, training=False).model[name] for update in updates]
-        assert torch.allclose(tensor, sum(parts) / 3, atol=1e-6) and tensor.dtype == parts[0].dtype
-    made = average.write(run, updates, weights, tmp_path / "mean")
-    translator = Translator.load(tmp_path / "mean", device="cpu")
-    own = average.validate(run, weights, torch.device("cpu"))
-    pairs = tiny.pairs(8, seed=1)
-    tokens = [each for scores in translator.score(pairs) for each in scores]
-    assert own["loss"] == pytest.approx(-sum(tokens) / len(tokens), abs=1e-6) and "chrf" in own
-    assert made.config == run.config
-    with pytest.raises(UserError, match="is there already"):
-        average.write(run, updates, weights, tmp_path / "mean")
-    job = Trainer(made, torch.device("cpu"))
-    job.train()  # where the run was: finished
-    assert job.progress.update == 20 and torch.equal(
-        job.model.state_dict()["readout.weight"], weights["readout.weight"]
-    )
-
-
-def test_the_best_are_those_of_the_runs_own_measure_and_there_must_be_enough(runs):
-    run = Run.open(runs("gru", 1, keep_checkpoints=5))
-    losses = {
-        entry["update"]: entry["validation"]["loss"]
-        for entry in run.read_log()
-        if "validation" in entry
-    }
-    assert average.choose(run, best=2) == sorted(sorted(losses, key=losses.__getitem__)[:2])
-    by_perplexity = configs.replace(run.config.training, best_by="perplexity")
-    run.config = run.config.model_copy(update={"training": by_perplexity})
-    assert average.choose(run, best=2) == sorted(sorted(losses, key=losses.__getitem__)[:2])
-    with pytest.raises(
-        UserError, match=r"3 checkpoints \(7, 14, 20\).*4 needs more.*keep_checkpoints, which is 5"
-    ):
-        average.choose(run, last=4)
-    with pytest.raises(UserError, match="an average of 2 needs more"):
-        average.choose(Run.open(runs("gru", 1, keep_checkpoints=1, validate_every=20)))
 
 
 # -------------------------------------------------------------------------------------------------- the command itself

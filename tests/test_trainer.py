@@ -1,4 +1,4 @@
-"""Training: exact resume, micro-batches that equal the batch they stand for, stopping, and refusing to go wrong."""
+"""The training loop: exact resume, micro-batches, stopping, and what went wrong."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def stop_at(job: Trainer, update: int) -> None:
         ("transformer", {"tokenizer": SAMPLING, "training": {"precision": "bf16"}}),
     ],
 )
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, model, sections):
-    whole = trainer(tmp_path, "whole", model=model, **sections)
-    whole.train()
+def test_resume_after_signal_is_bit_identical(tmp_path, model, sections):
+    complete = trainer(tmp_path, "complete", model=model, **sections)
+    complete.train()
     for update in (3, 7, 12):
         job = trainer(tmp_path, "stopped", model=model, **sections)
         stop_at(job, update)
@@ -81,15 +81,15 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, model, sections):
         assert job.run.checkpoints()[-1] == update
     last = trainer(tmp_path, "stopped", model=model, **sections)
     last.train()
-    assert last.progress.update == whole.progress.update == 20
-    for name, tensor in to_tensors(whole.model).items():
+    assert last.progress.update == complete.progress.update == 20
+    for name, tensor in to_tensors(complete.model).items():
         assert torch.equal(tensor, to_tensors(last.model)[name]), name
-    assert without_clock(last.run) == without_clock(whole.run)
-    assert last.run.best == whole.run.best
+    assert without_clock(last.run) == without_clock(complete.run)
+    assert last.run.best == complete.run.best
 
 
 @pytest.mark.parametrize("model", ["gru", "transformer"])
-def test_micro_batches_equal_the_batch_they_stand_for(tmp_path, double, model):
+def test_micro_batches_give_the_same_weights_as_one_batch(tmp_path, double, model):
     weights = {}
     for limit in (None, 40):
         still = {**tiny.MODELS[model], "dropout": 0.0}
@@ -109,17 +109,17 @@ def test_micro_batches_equal_the_batch_they_stand_for(tmp_path, double, model):
             ),
             CPU,
         )
-        assert all(len(job.cut(rows)) > 1 for rows in job.plan(0)) == (limit is not None)
+        assert all(len(job.plan.cut(rows)) > 1 for rows in job.plan.epoch(0)) == (limit is not None)
         job.train()
         weights[limit] = to_tensors(job.model)
     for name, tensor in weights[None].items():
         torch.testing.assert_close(tensor, weights[40][name], rtol=0, atol=1e-9)
 
 
-def test_the_gradient_is_that_of_the_mean_loss_of_a_target_token(tmp_path, double):
+def test_gradient_is_that_of_the_mean_loss_per_target_token(tmp_path, double):
     job = trainer(tmp_path, training={"max_gradient_norm": None, "label_smoothing": 0.0})
     job.model.eval()
-    rows = job.plan(0)[0]
+    rows = job.plan.epoch(0)[0]
     batch = job.data.batch(rows)
     logits = job.model.project(job.model(batch.source, batch.source_mask, batch.target_in))
     loss = torch.nn.functional.cross_entropy(
@@ -132,16 +132,16 @@ def test_the_gradient_is_that_of_the_mean_loss_of_a_target_token(tmp_path, doubl
         torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path):
+def test_gradients_are_clipped_to_max_gradient_norm(tmp_path):
     job = trainer(tmp_path, training={"max_gradient_norm": 0.01})
-    batch = job.data.batch(job.plan(0)[0])
+    batch = job.data.batch(job.plan.epoch(0)[0])
     job.step(batch)[0].backward()
     before = job._finish_gradients(int(batch.target_mask.sum()))
     after = torch.nn.utils.get_total_norm([parameter.grad for parameter in job.model.parameters()])
     assert float(before) > 0.01 and float(after) == pytest.approx(0.01, rel=1e-4)
 
 
-def test_loss_falls_and_validation_leaves_label_smoothing_out(tmp_path):
+def test_loss_falls_and_validation_loss_has_no_label_smoothing(tmp_path):
     job = trainer(
         tmp_path, training={"max_updates": 60, "validate_every": 20, "label_smoothing": 0.5}
     )
@@ -157,7 +157,7 @@ def test_loss_falls_and_validation_leaves_label_smoothing_out(tmp_path):
     assert entries[-1]["loss"] == pytest.approx(-sum(likelihoods) / len(likelihoods), rel=0.2)
 
 
-def test_training_stops_when_patience_is_out_and_keeps_the_best(tmp_path):
+def test_training_stops_when_patience_runs_out_and_keeps_the_best(tmp_path):
     settings = {"max_updates": 500, "validate_every": 2, "patience": 2, "schedule": "constant"}
     job = trainer(
         tmp_path, training={**settings, "optimizer": {"type": "adam", "learning_rate": 0.2}}
@@ -171,7 +171,7 @@ def test_training_stops_when_patience_is_out_and_keeps_the_best(tmp_path):
     assert job.run.best["update"] in job.run.checkpoints(), "the best checkpoint is kept"
 
 
-def test_a_finished_run_is_left_alone(tmp_path):
+def test_training_a_finished_run_changes_no_file(tmp_path):
     job = trainer(tmp_path)
     job.train()
     files = {path: path.read_bytes() for path in job.run.path.rglob("*") if path.is_file()}
@@ -179,17 +179,17 @@ def test_a_finished_run_is_left_alone(tmp_path):
     assert {path: path.read_bytes() for path in job.run.path.rglob("*") if path.is_file()} == files
 
 
-def test_a_config_that_erred_may_be_mended_while_nothing_is_trained(tmp_path):
+def test_config_can_be_changed_before_the_first_checkpoint(tmp_path):
     with pytest.raises(UserError, match="nowhere.tsv"):
         trainer(tmp_path, data={"validation": "nowhere.tsv"})
     before = trainer(tmp_path, tokenizer={"type": "word"})
     after = trainer(tmp_path)
     assert len(after.codecs[0].vocabulary) < len(before.codecs[0].vocabulary), (
-        "the vocabulary is built anew"
+        "the vocabulary is built again"
     )
 
 
-def test_another_config_is_refused_with_the_list_of_changes(tmp_path):
+def test_resume_with_another_config_is_refused_with_the_changes(tmp_path):
     trainer(tmp_path).train()
     with pytest.raises(
         UserError, match=r"(?s)made with another config:.*training.batch_tokens: 80 -> 90"
@@ -197,7 +197,7 @@ def test_another_config_is_refused_with_the_list_of_changes(tmp_path):
         trainer(tmp_path, training={"batch_tokens": 90})
 
 
-def test_more_updates_continue_a_finished_run(tmp_path):
+def test_larger_max_updates_continues_a_finished_run(tmp_path):
     trainer(tmp_path).train()
     job = trainer(tmp_path, training={"max_updates": 30})
     job.train()
@@ -207,7 +207,7 @@ def test_more_updates_continue_a_finished_run(tmp_path):
 def spoil_outputs(job: Trainer, updates: range) -> None:
     """As if a module's output overflowed while these updates are computed, and when they are computed again."""
     module = next(each for each in job.model.modules() if type(each).__name__ == "Linear")
-    update, again = job._update, job._where_not_finite
+    update, again = job._update, job._find_not_finite
 
     def spoiling(compute, when):
         def spoilt(*arguments):
@@ -222,37 +222,39 @@ def spoil_outputs(job: Trainer, updates: range) -> None:
         return spoilt
 
     job._update = spoiling(update, lambda rows: job.progress.update)
-    job._where_not_finite = spoiling(again, lambda rows, number: number)
+    job._find_not_finite = spoiling(again, lambda rows, number: number)
 
 
 @pytest.mark.parametrize("model", ["gru", "transformer"])
-@pytest.mark.parametrize("watches", [True, False])
-def test_a_number_that_is_not_finite_stops_before_anything_is_spoilt(tmp_path, model, watches):
-    """Also where nobody looks before the next log point or save, as on a GPU."""
+@pytest.mark.parametrize("each", [True, False])
+def test_not_finite_gradient_stops_training_and_saves_nothing_spoilt(tmp_path, model, each):
+    """Also where only log points and saves are checked, as on a GPU."""
     job = trainer(tmp_path, model=model)
-    job.watches = watches
+    job.checks_each_update = each
     spoil_outputs(job, range(9, 10))
-    guilty = job.data.batch(job.plan(9 // job.updates_per_epoch)[9 % job.updates_per_epoch])
+    guilty = job.data.batch(
+        job.plan.epoch(9 // job.plan.updates_per_epoch)[9 % job.plan.updates_per_epoch]
+    )
     first = job.codecs[0].decode(guilty.source[0][guilty.source_mask[0]].tolist())
     message = r"(?s)Update 10: .*first output that is not finite.*\(Linear\).*non_finite=skip"
     with pytest.raises(UserError, match=message) as error:
         job.train()
     assert f"  {first}  |||  {first[::-1].upper()}" in str(error.value)
-    assert job.run.checkpoints() == ([7, 9] if watches else [7])
+    assert job.run.checkpoints() == ([7, 9] if each else [7])
     assert all(
         tensor.isfinite().all()
         for tensor in job.run.load_checkpoint("newest", training=True).model.values()
     )
     again = trainer(tmp_path, model=model)
     again.train()
-    whole = trainer(tmp_path, "whole", model=model)
-    whole.train()
-    assert without_clock(again.run) == without_clock(whole.run)
-    for name, tensor in to_tensors(whole.model).items():
+    complete = trainer(tmp_path, "complete", model=model)
+    complete.train()
+    assert without_clock(again.run) == without_clock(complete.run)
+    for name, tensor in to_tensors(complete.model).items():
         assert torch.equal(tensor, to_tensors(again.model)[name]), name
 
 
-def test_updates_that_are_not_finite_can_be_left_out_and_are_counted(tmp_path):
+def test_non_finite_skip_leaves_updates_out_and_counts_them(tmp_path):
     job = trainer(tmp_path, training={"non_finite": "skip"})
     spoil_outputs(job, range(5, 11))
     job.train()
@@ -287,13 +289,13 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["gru", "transformer"])
-def test_no_module_of_a_sound_model_is_accused(tmp_path, model):
+def test_finite_model_has_no_module_that_is_not_finite(tmp_path, model):
     job = trainer(tmp_path, model=model)
-    assert job._where_not_finite(job.plan(0)[0], 0)[0] is None
+    assert job._find_not_finite(job.plan.epoch(0)[0], 0)[0] is None
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
-def test_out_of_memory_says_what_to_lower_and_can_be_continued(tmp_path, error):
+def test_out_of_memory_says_what_to_lower_and_resumes(tmp_path, error):
     job = trainer(tmp_path)
     forward = job.step.forward
 
@@ -304,18 +306,18 @@ def test_out_of_memory_says_what_to_lower_and_can_be_continued(tmp_path, error):
 
     job.step.forward = full
     message = r"Update 11: out of memory on a micro-batch of \d+ sentences × \d+ source"
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as shown:
         job.train()
-    limit = int(str(told.value).split("micro_batch_tokens to less than ")[1].split(",")[0])
+    limit = int(str(shown.value).split("micro_batch_tokens to less than ")[1].split(",")[0])
     assert job.run.checkpoints() == [7, 10]
     again = trainer(tmp_path, training={"micro_batch_tokens": limit - 1})
-    rows = again.plan(10 // again.updates_per_epoch)[10 % again.updates_per_epoch]
-    assert len(list(again._micro_batches(rows, 10))) > 1
+    rows = again.plan.epoch(10 // again.plan.updates_per_epoch)[10 % again.plan.updates_per_epoch]
+    assert len(list(again.plan.micro_batches(rows, 10))) > 1
     again.train()
     assert again.progress.update == 20
 
 
-def test_saving_by_the_clock_changes_nothing(tmp_path):
+def test_saving_by_the_clock_does_not_change_the_result(tmp_path):
     jobs = []
     for name, minutes in (("often", 1e-9), ("never", None)):
         jobs.append(
@@ -336,9 +338,9 @@ def test_saving_by_the_clock_changes_nothing(tmp_path):
     assert saved == list(range(1, 21))
 
 
-def test_a_signal_ends_a_validation_which_is_made_up_for(tmp_path):
-    whole = trainer(tmp_path, "whole")
-    whole.train()
+def test_validation_stopped_by_a_signal_is_repeated_on_resume(tmp_path):
+    complete = trainer(tmp_path, "complete")
+    complete.train()
     for update in (7, 20):
         job = trainer(tmp_path, "stopped")
         stream = job.translator.stream
@@ -346,7 +348,7 @@ def test_a_signal_ends_a_validation_which_is_made_up_for(tmp_path):
         def stop(*arguments):
             if job.progress.update == update:
                 signal.raise_signal(signal.SIGINT)
-                raise AssertionError("the signal was not heeded")
+                raise AssertionError("the signal did not interrupt")
             return stream(*arguments)
 
         job.translator.stream = stop
@@ -356,11 +358,11 @@ def test_a_signal_ends_a_validation_which_is_made_up_for(tmp_path):
         assert job.run.checkpoints()[-1] == update and not job.finished()
     last = trainer(tmp_path, "stopped")
     last.train()
-    assert without_clock(last.run) == without_clock(whole.run)
-    assert last.run.best == whole.run.best
+    assert without_clock(last.run) == without_clock(complete.run)
+    assert last.run.best == complete.run.best
 
 
-def test_the_best_is_told_again_where_a_kill_came_before_it_was(tmp_path):
+def test_resume_records_the_best_where_a_kill_came_before(tmp_path):
     job = trainer(tmp_path)
     job.run.set_best = lambda best: None  # as if killed just before
     with pytest.raises(RuntimeError):
@@ -410,7 +412,7 @@ def drop(place: dict, key: str) -> None:
         (lambda state, tensors: state.update(scaler={"scale": 1.0}), "its state.json is not ours"),
         (
             lambda state, tensors: state.update(index=10**6),
-            "stands at update 1000000 of an epoch that has only",
+            "is at update 1000000 of an epoch that has only",
         ),
         (
             lambda state, tensors: tensors.update(nowhere=torch.ones(2)),
@@ -435,16 +437,31 @@ def test_a_strangers_checkpoint_is_refused(tmp_path, change, message):
         trainer(tmp_path, **options).train()
 
 
-def test_epochs_and_minutes_end_training_too(tmp_path):
+def test_checkpoint_from_before_cooling_resumes(tmp_path):
+    complete = trainer(tmp_path, "complete")
+    complete.train()
+    job = trainer(tmp_path, "older")
+    stop_at(job, 9)
+    with pytest.raises(Interrupted):
+        job.train()
+    resigned(
+        job.run, 9, lambda state, _: (drop(state, "cooling_from"), drop(state, "cooling_share"))
+    )
+    again = trainer(tmp_path, "older")
+    again.train()
+    assert without_clock(again.run) == without_clock(complete.run)
+
+
+def test_max_epochs_and_max_minutes_end_training(tmp_path):
     job = trainer(
         tmp_path,
         "epochs",
         training={"max_updates": None, "max_epochs": 1.5, "validate_every": "epoch"},
     )
     job.train()
-    assert job.progress.update == round(1.5 * job.updates_per_epoch)
+    assert job.progress.update == round(1.5 * job.plan.updates_per_epoch)
     assert [entry["update"] for entry in job.run.read_log() if "validation" in entry] == [
-        job.updates_per_epoch,
+        job.plan.updates_per_epoch,
         job.progress.update,
     ]
     job = trainer(tmp_path, "minutes", training={"max_updates": None, "max_minutes": 1e-4})
@@ -452,14 +469,14 @@ def test_epochs_and_minutes_end_training_too(tmp_path):
     assert job.progress.update >= 1
 
 
-def test_weights_repeat_a_corpus_in_every_epoch(tmp_path):
+def test_corpus_weight_repeats_its_pairs_in_every_epoch(tmp_path):
     tiny.write(tmp_path)
     path = str(tmp_path / "train.tsv")
     job = trainer(tmp_path, data={"train": [path, {"path": path, "weight": 2}]})
     assert len(job.data) == 3 * 60
 
 
-def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path):
+def test_weights_depend_on_the_seed_alone(tmp_path):
     runs = {}
     for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
         job = trainer(tmp_path, name, training={"seed": seed, "max_updates": 3})
@@ -500,10 +517,10 @@ def test_fine_tuning_starts_from_the_best_weights_and_the_vocabulary_of_another_
     shutil.rmtree(tmp_path / "general")
     again = Trainer(job.run, CPU)
     again.train()
-    assert again.progress.update == 20, "it needs the other run no more"
+    assert again.progress.update == 20, "it no longer needs the other run"
 
 
-def test_fine_tuning_may_change_dropout_and_nothing_else_of_the_model(tmp_path):
+def test_fine_tuning_can_change_dropout_only(tmp_path):
     trainer(tmp_path, "general", model="transformer", training={"max_updates": 1}).train()
     job = fine_tuned(tmp_path, "softer", {"type": "transformer", "dropout": 0.4})
     assert (job.config.model.dropout, job.config.model.hidden_size) == (0.4, 16)
@@ -515,7 +532,7 @@ def test_fine_tuning_may_change_dropout_and_nothing_else_of_the_model(tmp_path):
 
 
 def stalled(job: Trainer, after: int) -> list[float]:
-    """Train with a validation that gets no better after so many; the learning rates of all updates."""
+    """Train with a validation loss that stops falling after N validations. Returns all learning rates."""
     rates, losses = [], iter([*(9.0 - number for number in range(after)), *[9.0] * 1000])
     score, update = training_module.evaluation.score, job._update
 
@@ -536,7 +553,7 @@ def stalled(job: Trainer, after: int) -> list[float]:
     return rates
 
 
-def test_patience_brings_a_falling_schedule_to_its_end_before_training_stops(tmp_path):
+def test_patience_brings_a_falling_schedule_to_its_end_first(tmp_path):
     training = {
         "max_updates": 1000,
         "validate_every": 5,
@@ -562,7 +579,7 @@ def test_patience_stops_a_schedule_without_an_end_at_once(tmp_path):
     assert len(stalled(job, after=5)) == 40
 
 
-def test_after_twenty_updates_the_remaining_time_and_its_bound_are_told(tmp_path, caplog):
+def test_remaining_minutes_are_shown_after_twenty_updates(tmp_path, caplog):
     caplog.set_level("INFO", "mtcli")
     job = trainer(
         tmp_path, training={"max_updates": 10**6, "validate_every": 10**6, "log_every": 100}
@@ -581,7 +598,7 @@ def test_after_twenty_updates_the_remaining_time_and_its_bound_are_told(tmp_path
     assert bounded.share_done() == 1
 
 
-def test_precision_auto_is_float32_on_the_cpu_and_holds_for_validation(tmp_path):
+def test_precision_auto_is_float32_on_the_cpu_and_validation_uses_precision(tmp_path):
     contexts = {name: devices.autocast(CPU, name) for name in ("auto", "float32", "bf16")}
     assert [dtype for _, dtype in contexts.values()] == [None, None, torch.bfloat16]
     job = trainer(tmp_path, training={"precision": "bf16", "max_updates": 2})
@@ -593,7 +610,7 @@ def test_precision_auto_is_float32_on_the_cpu_and_holds_for_validation(tmp_path)
 @pytest.mark.parametrize(
     ("name", "found"), [("auto", "cpu"), ("cuda", None), ("cuda:1", None), ("gpu", None)]
 )
-def test_devices_by_name(name, found, monkeypatch):
+def test_device_is_chosen_by_name(name, found, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     if found:
         assert devices.choose(name).type == found
@@ -602,6 +619,6 @@ def test_devices_by_name(name, found, monkeypatch):
             devices.choose(name)
 
 
-def test_a_gpu_is_taken_by_auto_and_by_number(monkeypatch):
+def test_device_auto_is_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [str(devices.choose(name)) for name in ("auto", "cuda:1")] == ["cuda", "cuda:1"]

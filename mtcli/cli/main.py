@@ -122,16 +122,16 @@ def _root(
 def build_vocab(config: ConfigOption, run: NewRunOption = None, settings: SetOption = None) -> None:
     """Train the tokenizers, count the vocabularies, and say how well they cover the text."""
     from ..text import codec, corpus
-    from ..training import trainer
+    from ..training import data
 
     place = _prepare_run(config, run, _load_config(config, settings, run))
     with place.lock():
-        codecs = trainer.prepare(place.config, place)
+        codecs = data.prepare(place.config, place)
         rows = [("", "size", "tokens", "tokens/line", "UNK", "coverage", "used")]
         validation, references = corpus.read_evaluation(place.config.data.validation)
         for side, name in enumerate(("source", "target")):
             texts = {
-                "train": (pair[side] for pair in trainer.training_pairs(place.config)),
+                "train": (pair[side] for pair in data.training_pairs(place.config)),
                 "validation": validation if side == 0 else (each[0] for each in references),
             }
             for part, lines in texts.items():

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ def describe(config: Recurrent | Transformer, sizes: Sequence[int]) -> Seq2Seq:
         raise UserError(f"The config describes a model of an impossible size: {error}.") from None
 
 
-def load_model(run: Run, which: str | int, sizes: Sequence[int]) -> tuple[Seq2Seq, int]:
+def load_model(run: Run, which: Literal["newest", "best"] | int, sizes: Sequence[int]) -> tuple[Seq2Seq, int]:
     """The model of a checkpoint, for inference on the CPU, and its update. What the checkpoint
     declares is checked against the config before memory of either's size is taken."""
     model = describe(run.config.model, sizes)
@@ -56,7 +57,8 @@ class Ensemble(Seq2Seq):
 
     def __init__(self, members: Sequence[Seq2Seq]):
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members = list(members)
+        self.modules_of_members = nn.ModuleList(members)
         limits = [m.max_positions for m in members if m.max_positions is not None]
         self.max_positions = min(limits, default=None)
 
@@ -75,12 +77,14 @@ class Ensemble(Seq2Seq):
         return EnsembleMemory(source_mask, parts)
 
     def init_state(self, memory: Memory) -> EnsembleState:
+        assert isinstance(memory, EnsembleMemory)
         pairs = zip(self.members, memory.parts)
         return EnsembleState(0, [member.init_state(part) for member, part in pairs])
 
     def decode_step(
         self, tokens: Tensor, state: State, memory: Memory, maps: Maps | None = None
     ) -> tuple[Tensor, EnsembleState]:
+        assert isinstance(state, EnsembleState) and isinstance(memory, EnsembleMemory)
         triples = zip(self.members, state.parts, memory.parts)
         steps = [member.decode_step(tokens, own, source) for member, own, source in triples]
         logits, states = zip(*steps)
@@ -88,8 +92,8 @@ class Ensemble(Seq2Seq):
 
     def alignment(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor | None:
         """The mean over those members that have attention."""
-        parts = [member.alignment(source, source_mask, target_in) for member in self.members]
-        parts = [part for part in parts if part is not None]
+        found = [member.alignment(source, source_mask, target_in) for member in self.members]
+        parts = [each for each in found if each is not None]
         return torch.stack(parts).mean(0) if parts else None
 
 
@@ -193,7 +197,7 @@ class TorchEngine:
         for rank in range(max(map(len, found))):
             rows = [row for row, hypotheses in enumerate(found) if rank < len(hypotheses)]
             pairs = [sources[row] for row in rows], [found[row][rank].ids for row in rows]
-            batch = padded_batch(*map(Sequences.of, pairs)).to(self.device)
+            batch = padded_batch(Sequences.of(pairs[0]), Sequences.of(pairs[1])).to(self.device)
             with torch.inference_mode(), self.autocast():
                 weights = self.model.alignment(batch.source, batch.source_mask, batch.target_in)
             for row, source, target, each in zip(

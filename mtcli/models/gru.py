@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import Recurrent
-from .attention import ATTENTIONS
+from .attention import ATTENTIONS, Attention
 from .base import Maps, Memory, Seq2Seq, State
 from .layers import Dropout, Embedding, Linear, MetaFriendly
 
@@ -176,8 +176,9 @@ class RecurrentSeq2Seq(Seq2Seq):
         )
         self.encoder = Encoder(config)
 
-        kind = None if config.attention == "none" else ATTENTIONS[config.attention]
-        self.attention = kind and kind(hidden)
+        self.attention: Attention | None = None
+        if config.attention != "none":
+            self.attention = ATTENTIONS[config.attention](hidden)
         self.attends_before = self.attention is not None and config.attention_at == "before"
         self.constant_context = self.attention is None and config.context == "every_step"
         into_cell = self.attends_before or self.constant_context

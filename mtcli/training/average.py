@@ -1,4 +1,4 @@
-"""Several checkpoints of a run as one, the mean of their weights, in a run of its own. Knows no kind of model."""
+"""Several checkpoints of a run as one: the mean of their weights, in a new run."""
 
 from __future__ import annotations
 
@@ -22,51 +22,44 @@ from ..text import codec, corpus
 
 
 def choose(run: Run, last: int | None = None, best: int | None = None) -> list[int]:
-    """The updates of the ``last`` checkpoints, of the ``best`` ones by the run's own measure, or of all there are.
+    """The updates of the ``last`` checkpoints, of the ``best`` by the run's own measure, or of all.
 
-    A run keeps only its newest checkpoints and the best one. Raises UserError where there are fewer than asked for.
+    A run keeps only its newest checkpoints and the best. Raises UserError where there are too few.
     """
-    there, measure = run.checkpoints(), run.config.training.best_by
+    updates, measure = run.checkpoints()[::-1], run.config.training.best_by
     if best is not None:
-        values = {
-            entry["update"]: entry["validation"].get(measure)
-            for entry in run.read_log()
-            if "validation" in entry
-        }
-        scored = [update for update in there if values.get(update) is not None]
-        there = sorted(
-            scored, key=values.__getitem__, reverse=measure not in evaluation.LOWER_IS_BETTER
-        )
-    else:
-        there.reverse()
-    wanted = last or best or len(there)
-    if wanted > len(there) or len(there) < 2:
+        validations = [entry for entry in run.read_log() if "validation" in entry]
+        scores = {entry["update"]: entry["validation"].get(measure) for entry in validations}
+        updates = [update for update in updates[::-1] if scores.get(update) is not None]
+        updates.sort(key=scores.__getitem__, reverse=measure not in evaluation.LOWER_IS_BETTER)
+    wanted = last or best or len(updates)
+    if wanted > len(updates) or len(updates) < 2:
         which = f"checkpoints with a validation {measure}" if best else "checkpoints"
+        listed = ", ".join(map(str, sorted(updates))) or "none"
         raise UserError(
-            f"{run.path} holds {len(there)} {which} ({', '.join(map(str, sorted(there))) or 'none'}); an average of "
-            f"{max(wanted, 2)} needs more. A run keeps only the newest and the best: train with a larger "
-            f"training.keep_checkpoints, which is {run.config.training.keep_checkpoints}."
+            f"{run.path} holds {len(updates)} {which} ({listed}); an average of {max(wanted, 2)} needs more. A run "
+            "keeps only the newest and the best: train with a larger training.keep_checkpoints, which is "
+            f"{run.config.training.keep_checkpoints}."
         )
-    return sorted(there[:wanted])
+    return sorted(updates[:wanted])
 
 
 def average(run: Run, updates: Sequence[int]) -> dict[str, Tensor]:
-    """The mean of the weights of some checkpoints, summed in float64 (as in Vaswani et al. 2017, section 6.1).
+    """The mean of the weights of some checkpoints, summed in float64 (Vaswani et al. 2017, section 6.1).
 
     Raises UserError where one is damaged.
     """
     form = describe(run.config.model, _sizes(run))
-    total: dict[str, Tensor] = {}
-    types: dict[str, torch.dtype] = {}
-    for update in updates:
-        for name, tensor in run.load_checkpoint(update, training=False, model=form).model.items():
-            total[name] = total[name] + tensor.double() if name in total else tensor.double()
-            types[name] = tensor.dtype
-    return {name: (tensor / len(updates)).to(types[name]) for name, tensor in total.items()}
+    mean: dict[str, Tensor] = {}
+    for update in updates:  # one after the other, so that two are in memory
+        weights = run.load_checkpoint(update, training=False, model=form).model
+        for name, tensor in weights.items():
+            mean[name] = mean.get(name, 0) + tensor.double() / len(updates)
+    return {name: tensor.to(weights[name].dtype) for name, tensor in mean.items()}
 
 
 def write(run: Run, updates: Sequence[int], weights: dict[str, Tensor], output: Path) -> Run:
-    """A new run at ``output``: as ``run`` stood after the last of ``updates``, but with these weights.
+    """A new run at ``output``: ``run`` after the last of ``updates``, but with these weights.
 
     Raises UserError where something is there already, or it cannot be written.
     """
@@ -87,25 +80,20 @@ def write(run: Run, updates: Sequence[int], weights: dict[str, Tensor], output: 
 
 
 def validate(run: Run, weights: dict[str, Tensor], device: torch.device) -> dict[str, float]:
-    """Loss, perplexity and the validation metrics of a run's model with other weights, as in training.
+    """Loss, perplexity and the validation metrics of a run's model with these weights.
 
     Raises UserError where the validation data cannot be read.
     """
-    config = run.config
+    config, codecs = run.config, codec.load(run.path / "tokenizer", run.config)
     model = build_model(config.model, *_sizes(run))
     load_into(model, weights)
-    translator = Translator(
-        TorchEngine(
-            model.to(device).eval(), device, devices.autocast(device, config.training.precision)[0]
-        ),
-        codec.load(run.path / "tokenizer", config),
-        config,
-    )
+    autocast, _ = devices.autocast(device, config.training.precision)
+    engine = TorchEngine(model.to(device).eval(), device, autocast)
+    translator = Translator(engine, codecs, config)
     sources, references = corpus.read_evaluation(config.data.validation)
     decoding = translator.decoding(beam_size=config.training.validation_beam_size, sampling=None)
-    return evaluation.evaluate(
-        translator, sources, references, config.training.validation_metrics, decoding
-    ).values()
+    metrics = config.training.validation_metrics
+    return evaluation.evaluate(translator, sources, references, metrics, decoding).values()
 
 
 def _sizes(run: Run) -> list[int]:

@@ -1,17 +1,20 @@
-"""What went wrong with a batch, in words: numbers that are not finite, memory that ran out. Knows no training loop."""
+"""What went wrong with an update, in words: numbers that are not finite, memory that ran out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..models.batches import Batch
+from ..support import distributed
 from ..support.errors import UserError
 from ..text.codec import Codec
+from .plan import MicroBatch
 
 SHOWN = 3  # pairs of a batch
 SHOWN_CHARACTERS = 200  # of a sentence
@@ -22,77 +25,92 @@ def is_finite(module: nn.Module) -> bool:
     return all(bool(parameter.isfinite().all()) for parameter in module.parameters())
 
 
-def first_not_finite(module: nn.Module, compute: Callable[[], Any]) -> str | None:
-    """The first module under ``module`` that gives a number that is not finite in ``compute()``; None: none does."""
+def find_not_finite(
+    model: nn.Module,
+    micro_batches: Iterable[MicroBatch],
+    compute: Callable[[MicroBatch], Any],
+    codecs: Sequence[Codec],
+) -> tuple[str | None, str]:
+    """The first module that gives a number that is not finite, and pairs of its micro-batch.
+
+    Where none does, None and pairs of the last micro-batch.
+    """
     found: list[str] = []
 
-    def look(name: str, kind: str):
-        def hook(_module, _inputs, output) -> None:
-            if not found and not all(bool(tensor.isfinite().all()) for tensor in _tensors(output)):
-                found.append(f"{name or 'the model as a whole'} ({kind})")
+    def look(name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
+        if not all(bool(tensor.isfinite().all()) for tensor in _tensors(output)):
+            found.append(f"{name or 'the model'} ({type(module).__name__})")
 
-        return hook
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_hook(partial(look, name)))
+        for part in micro_batches:
+            compute(part)
+            if found:
+                break
+    return next(iter(found), None), _pairs(part.batch, codecs)
 
-    handles = [
-        each.register_forward_hook(look(name, type(each).__name__))
-        for name, each in module.named_modules()
-    ]
-    try:
-        with torch.no_grad():
-            compute()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if found else None
+
+def not_finite(
+    update: int, reports: Sequence[tuple[str | None, str]], learning_rate: float
+) -> UserError:
+    """What to tell of an update (from 1) by what `find_not_finite` found on every process."""
+    where, pairs = next((report for report in reports if report[0]), reports[0])
+    cause = "The output of every module is finite; what is not is the gradient."
+    if where:
+        cause = f"The first output that is not finite is that of {where}."
+    return UserError(
+        f"Update {update}: the gradient is not finite. Nothing that it spoilt was saved. {cause} The micro-batch:\n"
+        f"{pairs}\nLower training.optimizer.learning_rate (it is {learning_rate}) or lengthen warm-up, in a new run; "
+        "or leave such updates out, in this one: --set training.non_finite=skip."
+    )
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
-    elif isinstance(output, dict):
-        yield from _tensors(list(output.values()))
-    elif isinstance(output, (list, tuple)):
-        for each in output:
+    elif isinstance(output, (dict, list, tuple)):
+        for each in output.values() if isinstance(output, dict) else output:
             yield from _tensors(each)
 
 
-def pairs(batch: Batch, codecs: Sequence[Codec]) -> str:
-    """How many pairs a batch holds, and the text of the first few, one a line."""
-    sides = ((batch.source, batch.source_mask), (batch.target_out, batch.target_mask))
-    texts = [
-        [
-            codec.decode(ids[mask].tolist())[:SHOWN_CHARACTERS]
-            for ids, mask in zip(side[:SHOWN], real[:SHOWN])
-        ]
-        for codec, (side, real) in zip(codecs, sides)
-    ]
-    lines = [f"  {source}  |||  {target}" for source, target in zip(*texts)]
-    rest = len(batch.source) - len(lines)
-    return "\n".join([*lines, *([f"  … and {rest:,} more"] if rest else [])])
-
-
-@contextmanager
-def memory(update: int, batch: Batch, limit: int | None) -> Iterator[None]:
-    """Within this, running out of memory on ``batch`` raises OutOfMemory, which says what to lower.
-
-    ``limit`` is what training.micro_batch_tokens is now.
-    """
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-            if "can't allocate memory" not in str(error):  # how the CPU's allocator says it
-                raise
-        (sentences, source), target = batch.source.shape, batch.target_out.shape[1]
-        padded = sentences * (source + target)
-        raise OutOfMemory(
-            f"Update {update}: out of memory on a micro-batch of {sentences:,} sentences × {source} source and "
-            f"{target} target tokens, padding counted. Set training.micro_batch_tokens to less than {padded:,}"
-            + (f" (it is {limit:,})" if limit else "")
-            + ", which keeps the result, and continue; if that is not enough, a new run needs a lower data.max_length "
-            "or training.batch_tokens, or a smaller model."
-        ) from None
+def _pairs(batch: Batch, codecs: Sequence[Codec]) -> str:
+    """The text of the first few pairs, one a line, and how many more there are."""
+    lines = []
+    for row in range(min(SHOWN, len(batch.source))):
+        source = codecs[0].decode(batch.source[row][batch.source_mask[row]].tolist())
+        target = codecs[1].decode(batch.target_out[row][batch.target_mask[row]].tolist())
+        lines.append(f"  {source[:SHOWN_CHARACTERS]}  |||  {target[:SHOWN_CHARACTERS]}")
+    more = len(batch.source) - len(lines)
+    return "\n".join([*lines, *([f"  … and {more:,} more"] if more else [])])
 
 
 class OutOfMemory(UserError):
     """There is no room for a batch."""
+
+
+@contextmanager
+def guard(update: int, batch: Batch, limit: int | None) -> Iterator[None]:
+    """Within this, losing another process raises UserError, and running out of memory OutOfMemory.
+
+    ``update`` counts from 1; ``limit`` is what training.micro_batch_tokens is now.
+    """
+    with distributed.contact() if distributed.world_size() > 1 else nullcontext():
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            if not known and "can't allocate memory" not in str(error):  # the CPU's words for it
+                raise
+            raise _out_of_memory(update, batch, limit) from None
+
+
+def _out_of_memory(update: int, batch: Batch, limit: int | None) -> OutOfMemory:
+    (sentences, source), target = batch.source.shape, batch.target_out.shape[1]
+    now = f" (it is {limit:,})" if limit else ""
+    return OutOfMemory(
+        f"Update {update}: out of memory on a micro-batch of {sentences:,} sentences × {source} source and "
+        f"{target} target tokens, padding counted. Set training.micro_batch_tokens to less than "
+        f"{sentences * (source + target):,}{now}, which keeps the result, and continue; if that is not enough, a new "
+        "run needs a lower data.max_length or training.batch_tokens, or a smaller model."
+    )

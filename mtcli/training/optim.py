@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules. Knows parameters and progress, not the training loop."""
+"""Optimizers, and the schedules of their learning rates."""
 
 from __future__ import annotations
 
@@ -11,37 +11,49 @@ import torch
 from torch import Tensor, nn
 
 from .. import config as c
+from ..models.base import Seq2Seq
 from ..support.devices import has_bfloat16
-
-# ---------------------------------------------------------------------------------------------------------- optimizers
 
 
 def _adam(model: nn.Module, config: c.Adam) -> list[torch.optim.Optimizer]:
-    return [_adam_over(list(model.parameters()), config)]
+    return [torch.optim.Adam(model.parameters(), **_adam_options(model, config))]
 
 
 def _adamw(model: nn.Module, config: c.AdamW) -> list[torch.optim.Optimizer]:
     """Weight decay on matrices only: norms and biases have nothing to gain from being small."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [
-        {
-            "params": [p for p in model.parameters() if p.ndim >= 2],
-            "weight_decay": config.weight_decay,
-        },
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
     ]
-    options: dict[str, Any] = {
-        "lr": config.learning_rate,
-        "betas": config.betas,
-        "eps": config.epsilon,
-    }
-    return [torch.optim.AdamW(groups, **options, fused=_can_fuse(model.parameters()))]
+    return [torch.optim.AdamW(groups, **_adam_options(model, config))]
+
+
+def _muon(model: Seq2Seq, config: c.Muon) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices that map one hidden space to another, Adam for all other parameters.
+
+    Embeddings and the projection are tables of vectors, not such maps.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    tables.add(id(model.projection.weight))
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
+    others = [p for p in model.parameters() if p.ndim != 2 or id(p) in tables]
+    muon = Muon(matrices, config.matrix_learning_rate, config.momentum, config.weight_decay)
+    return [muon, torch.optim.Adam(others, **_adam_options(model, config))]
+
+
+def _adam_options(model: nn.Module, config: c.Adam | c.AdamW | c.Muon) -> dict[str, Any]:
+    # Fused: one pass over all parameters. The meta device and others have no such code.
+    fused = next(model.parameters()).device.type in ("cuda", "cpu")
+    return dict(lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=fused)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal by Newton-Schulz iterations (Jordan et al. 2024).
+    """Momentum whose update is made orthogonal (Jordan et al. 2024). ``parameters`` are matrices.
 
-    Matrices of one shape are iterated together. The update is scaled to the size of one by Adam: by 0.2·√max(rows,
-    columns) (Liu et al. 2025, eq. 4). ``parameters`` are matrices.
+    The update is scaled to the size of one by Adam, by 0.2·√max(rows, columns) (Liu et al. 2025,
+    eq. 4). Matrices of one shape are worked on together.
     """
 
     def __init__(
@@ -50,36 +62,30 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            gradients = [p.grad for p in parameters]
-            buffers = []
-            for p in parameters:
-                if "momentum_buffer" not in self.state[p]:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                buffers.append(self.state[p]["momentum_buffer"])
-            if not parameters:
-                continue
-            torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-            updates = torch._foreach_lerp(gradients, buffers, group["momentum"])  # Nesterov's
-            if group["weight_decay"]:
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            alike: dict[torch.Size, list[int]] = defaultdict(list)
-            for index, p in enumerate(parameters):
-                alike[p.shape].append(index)
-            for shape, members in alike.items():
-                together = orthogonalize(torch.stack([updates[index] for index in members]))
-                together = together.mul_(-group["lr"] * 0.2 * math.sqrt(max(shape)))
-                torch._foreach_add_(
-                    [parameters[index] for index in members], list(together.unbind(0))
-                )
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_shape[p.shape].append(p)
+                    if "momentum_buffer" not in self.state[p]:
+                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            for shape, parameters in by_shape.items():
+                gradients: list[Any] = [p.grad for p in parameters]
+                buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+                torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+                updates = torch._foreach_lerp(gradients, buffers, group["momentum"])  # Nesterov's
+                if group["weight_decay"]:
+                    torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                together = orthogonalize(torch.stack(updates))
+                together.mul_(-group["lr"] * 0.2 * math.sqrt(max(shape)))
+                torch._foreach_add_(parameters, together.unbind(0))
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """About U Vᵀ of each matrix U S Vᵀ, by five Newton-Schulz iterations (Jordan et al. 2024): (N, rows, columns).
+    """About U Vᵀ of each matrix U S Vᵀ (N, rows, columns), by five Newton-Schulz iterations.
 
-    In bfloat16 where the processor computes in it, else in float32: emulated, bfloat16 is ten to fifty times as slow.
+    In bfloat16 where the processor has it, else in float32, since emulated bfloat16 is slow.
     """
     x = matrices.to(torch.bfloat16 if has_bfloat16(matrices.device) else torch.float32)
     tall = x.shape[1] > x.shape[2]
@@ -92,36 +98,11 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return (x.mT if tall else x).to(matrices.dtype)
 
 
-def _muon(model: nn.Module, config: c.Muon) -> list[torch.optim.Optimizer]:
-    """Muon wants the matrices that map one hidden space to another; a row of an embedding is a vector of its own."""
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    tables.add(id(model.projection.weight))
-    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
-    inside = {id(p) for p in matrices}
-    muon = Muon(matrices, config.matrix_learning_rate, config.momentum, config.weight_decay)
-    return [muon, _adam_over([p for p in model.parameters() if id(p) not in inside], config)]
-
-
-def _adam_over(parameters: list[nn.Parameter], config: c.Adam | c.Muon) -> torch.optim.Adam:
-    return torch.optim.Adam(
-        parameters,
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.epsilon,
-        fused=_can_fuse(parameters),
-    )
-
-
-def _can_fuse(parameters) -> bool:
-    """Whether one pass over all parameters is to be had; on the CPU it takes a third of the time of several."""
-    return next(iter(parameters)).device.type in ("cuda", "cpu")
-
-
 OPTIMIZERS: dict[str, Callable] = {"adam": _adam, "adamw": _adamw, "muon": _muon}
 
 
-def build(model: nn.Module, config: c.Adam | c.AdamW | c.Muon) -> list[torch.optim.Optimizer]:
-    """The optimizers that together update every parameter of ``model`` once. Each group remembers its ``peak_lr``."""
+def build(model: Seq2Seq, config: c.Adam | c.AdamW | c.Muon) -> list[torch.optim.Optimizer]:
+    """Optimizers that together update every parameter once. Each group remembers its ``peak_lr``."""
     optimizers = OPTIMIZERS[config.type](model, config)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -136,45 +117,34 @@ def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) ->
             group["lr"] = group["peak_lr"] * factor
 
 
-# ----------------------------------------------------------------------------------------------------------- schedules
-
-
 class Schedule:
-    """Which share of the peak learning rate an update uses.
+    """Which share of the peak learning rate an update uses. This one is constant after warm-up.
 
-    ``update`` counts from 0; ``progress`` is the share of training that is done, 0 to 1. During the first
-    ``warmup_updates`` the share is cut to (update + 1) / warmup_updates of what it would be.
+    ``update`` counts from 0; ``progress`` is the share of training that is done, 0 to 1. The first
+    ``warmup_updates`` use (update + 1) / warmup_updates of what they otherwise would.
     """
 
-    ends = False
-    """Whether it falls to an end, so that training which ends early should come to it first."""
+    ends = False  # whether it falls to an end, to which it comes first where patience runs out
 
     def __init__(self, config: Any):
         self.config = config
 
     def factor(self, update: int, progress: float) -> float:
         warmup = self.config.warmup_updates
-        return min(1.0, (update + 1) / warmup if warmup else 1.0) * self.after_warmup(
-            update, progress
-        )
+        warm = min(1.0, (update + 1) / warmup) if warmup else 1.0
+        return warm * self.after_warmup(update, progress)
 
     def after_warmup(self, update: int, progress: float) -> float:
-        raise NotImplementedError
+        return 1.0
 
     def validated(self, better: bool) -> None:
         """Told after every validation whether it was the best so far."""
 
     def state(self) -> dict[str, Any]:
-        """What has to be saved to go on; JSON."""
+        """What has to be saved to resume; JSON."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state."""
-
-
-class ConstantSchedule(Schedule):
-    def after_warmup(self, update: int, progress: float) -> float:
-        return 1.0
+    def load_state(self, state: dict[str, Any]) -> None: ...
 
 
 class InverseSquareRootSchedule(Schedule):
@@ -197,10 +167,8 @@ class CosineSchedule(Schedule):
     ends = True
 
     def after_warmup(self, update: int, progress: float) -> float:
-        return (
-            self.config.final_fraction
-            + (1 - self.config.final_fraction) * (1 + math.cos(math.pi * progress)) / 2
-        )
+        final = self.config.final_fraction
+        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class PlateauSchedule(Schedule):
@@ -225,7 +193,7 @@ class PlateauSchedule(Schedule):
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
-    "constant": ConstantSchedule,
+    "constant": Schedule,
     "inverse_sqrt": InverseSquareRootSchedule,
     "linear": LinearSchedule,
     "cosine": CosineSchedule,
@@ -234,5 +202,4 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 
 def build_schedule(config: Any) -> Schedule:
-    """The schedule that a config's ``training.schedule`` asks for."""
     return SCHEDULES[config.type](config)

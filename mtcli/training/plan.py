@@ -1,91 +1,62 @@
-"""Which sentence pairs make an update. Knows ids and lengths; the order of batches is a function of seed and epoch."""
+"""Which sentence pairs make an update, and how processes and micro-batches share them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from ..config import TSV, Plain
-from ..models.batches import Batch, Sequences, padded_batch
-from ..text.codec import Codec
-from ..text.tokenizers import seed_sampling
-from . import cache
+from ..config import Training
+from ..models.batches import Batch
+from ..support import distributed
+from .data import ParallelData
 
 
-class ParallelData:
-    """Sentence pairs as ids; with subword sampling also as text, to be segmented anew at every use."""
+class MicroBatch(NamedTuple):
+    seed: int  # for dropout, and for subword sampling
+    weight: float  # 0: only there so that this process takes part
+    batch: Batch
 
-    def __init__(
-        self,
-        source: Sequences,
-        target: Sequences,
-        codecs: tuple[Codec, Codec],
-        texts: list[Sequences | None],
-    ):
-        self.source, self.target = source, target
-        self.codecs = codecs
-        self.texts = (
-            texts  # per side: UTF-8 bytes, or None where the segmentation is always the same
+
+class Plan:
+    """The updates of each epoch, and this process's micro-batches of each update."""
+
+    def __init__(self, data: ParallelData, settings: Training, micro_batch_tokens: int | None):
+        self.data, self.seed, self.limit = data, settings.seed, micro_batch_tokens
+        self.lengths = data.source.lengths, data.target.lengths
+        by = "sentences" if settings.batch_sentences else "tokens"
+        size = settings.batch_sentences or settings.batch_tokens or 0
+        self.epoch = lru_cache(1)(  # epoch -> for each update, the rows of its pairs
+            lambda number: plan_epoch(*self.lengths, size, by, settings.seed, number)
         )
-        self.source_lengths, self.target_lengths = source.lengths, target.lengths
+        self.updates_per_epoch = len(self.epoch(0))
 
-    def __len__(self) -> int:
-        return len(self.source)
+    def cut(self, rows: np.ndarray) -> list[np.ndarray]:
+        return [rows] if self.limit is None else cut(rows, *self.lengths, self.limit)
 
-    @classmethod
-    def build(
-        cls,
-        corpora: Sequence[TSV | Plain],
-        codecs: tuple[Codec, Codec],
-        max_length: int,
-        folder: Path,
-    ) -> ParallelData:
-        """The pairs of all corpora, each as often as its weight says; ids are kept in files in ``folder``.
+    def micro_batches(self, rows: np.ndarray, update: int) -> Iterator[MicroBatch]:
+        """This process's micro-batches of an update; ``update`` counts from 0.
 
-        See `cache.load` for what is skipped and what is raised.
+        Each process has a run of pairs with about the same number of tokens. Where there are too
+        few pairs it has one of weight 0, since the others wait for its gradients.
         """
-        arrays = cache.load(folder, corpora, codecs, max_length)
-        rows = None
-        if any(corpus.weight > 1 for corpus in corpora):
-            ends = np.cumsum(arrays["pairs"])
-            parts = [
-                np.arange(end - count, end, dtype=np.int32)
-                for end, count in zip(ends, arrays["pairs"])
-            ]
-            rows = np.concatenate(
-                [part for part, corpus in zip(parts, corpora) for _ in range(corpus.weight)]
-            )
+        rank, processes = distributed.rank(), distributed.world_size()
+        source_lengths, target_lengths = self.lengths
+        sizes = source_lengths[rows] + target_lengths[rows].astype(np.int64)
+        owners = (np.cumsum(sizes) - sizes / 2) * processes // sizes.sum()
+        own = rows[owners == rank]
+        weight = float(len(own) > 0)
+        for number, part in enumerate(self.cut(own) if weight else [rows[:1]]):
+            mixed = np.random.SeedSequence((self.seed, update, number * processes + rank))
+            seed = int(mixed.generate_state(1)[0])
+            yield MicroBatch(seed, weight, self.data.batch(part, sampling_seed=seed))
 
-        def sequences(name: str) -> Sequences | None:
-            if f"{name}.values" not in arrays:
-                return None
-            whole = Sequences.end_to_end(arrays[f"{name}.values"], arrays[f"{name}.starts"])
-            return whole if rows is None else whole.take(rows)
-
-        texts = [sequences("source.text"), sequences("target.text")]
-        return cls(sequences("source"), sequences("target"), codecs, texts)
-
-    @property
-    def samples(self) -> bool:
-        """Whether a pair's segmentation differs from use to use."""
-        return any(texts is not None for texts in self.texts)
-
-    def batch(self, rows: np.ndarray, sampling_seed: int | None = None) -> Batch:
-        """The pairs of ``rows``, padded. With a ``sampling_seed``, by random segmentation if the tokenizer samples."""
-        if sampling_seed is not None and self.samples:
-            seed_sampling(sampling_seed)
-        return padded_batch(*(self._side(side, rows, sampling_seed is not None) for side in (0, 1)))
-
-    def _side(self, side: int, rows: np.ndarray, sample: bool) -> Sequences:
-        texts = self.texts[side]
-        if not sample or texts is None:
-            return (self.source, self.target)[side].take(rows)
-        codec = self.codecs[side]
-        return Sequences.of(
-            codec.encode(texts[row].tobytes().decode(errors="replace"), sample=True) for row in rows
-        )
+    def padding(self) -> list[float]:
+        """Share of padding on the source and on the target side, in the first epoch."""
+        parts = [part for rows in self.epoch(0) for part in self.cut(rows)]
+        return [padding(parts, lengths) for lengths in self.lengths]
 
 
 def plan_epoch(
@@ -98,9 +69,10 @@ def plan_epoch(
 ) -> list[np.ndarray]:
     """The updates of one epoch: for each, the rows of its pairs, shortest targets first.
 
-    Pairs of like lengths come together: sorted by target length, then by source length (falling and rising in turn, so
-    that neighbours are alike there too), ties in random order. The sorted row is cut into equal updates of about
-    ``size`` real target tokens (``by`` = tokens) or pairs (``by`` = sentences), which are then shuffled.
+    Pairs of similar lengths come together: they are sorted by target length, then by source length
+    (rising and falling in turn, so that neighbours are similar there too), ties in random order. The
+    sorted pairs are cut into equal updates of about ``size`` target tokens (``by`` = tokens) or
+    pairs (``by`` = sentences), which are then shuffled.
     """
     generator = np.random.default_rng([seed, epoch])
     shuffled = generator.permutation(len(target_lengths))
@@ -111,31 +83,27 @@ def plan_epoch(
     updates = max(1, round(total[-1] / size))
     # A pair belongs to the update in which its middle lies.
     part = ((total - sizes / 2) * (updates / total[-1])).astype(np.int32)
-    cuts = np.flatnonzero(np.diff(part)) + 1
-    batches = np.split(order, cuts)
+    batches = np.split(order, np.flatnonzero(np.diff(part)) + 1)
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
 def cut(
-    rows: np.ndarray, source_lengths: np.ndarray, target_lengths: np.ndarray, padded_tokens: int
+    rows: np.ndarray, source_lengths: np.ndarray, target_lengths: np.ndarray, limit: int
 ) -> list[np.ndarray]:
-    """An update's rows as micro-batches of at most ``padded_tokens`` source and target tokens, padding counted.
-
-    A pair that is longer by itself stands alone.
-    """
+    """Rows as micro-batches of at most ``limit`` padded source and target tokens, or of one pair."""
     micro_batches = []
     while len(rows):
-        longest = sum(
-            np.maximum.accumulate(lengths[rows]) for lengths in (source_lengths, target_lengths)
-        )
-        fitting = np.count_nonzero(np.arange(1, len(rows) + 1) * longest <= padded_tokens)
-        micro_batches.append(rows[: max(1, fitting)])
-        rows = rows[max(1, fitting) :]
+        source = np.maximum.accumulate(source_lengths[rows])  # the longest of the first N rows
+        target = np.maximum.accumulate(target_lengths[rows])
+        fits = np.arange(1, len(rows) + 1) * (source + target) <= limit
+        count = max(1, np.count_nonzero(fits))
+        micro_batches.append(rows[:count])
+        rows = rows[count:]
     return micro_batches
 
 
 def padding(batches: Iterable[np.ndarray], lengths: np.ndarray) -> float:
-    """Share of positions that hold padding when ``batches`` of sequences with ``lengths`` are padded."""
+    """Share of positions that hold padding when sequences of ``lengths`` are padded in batches."""
     real = total = 0
     for rows in batches:
         real += int(lengths[rows].sum())

@@ -1,4 +1,4 @@
-"""Batches: every pair once, little padding, a function of seed and epoch; micro-batches that fit."""
+"""Updates: every pair once, little padding, a function of seed and epoch; micro-batches that fit; the data behind them."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ lengths = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1
 
 
 @given(lengths, st.integers(1, 300), st.sampled_from(["tokens", "sentences"]), st.integers(0, 3))
-def test_an_epoch_holds_every_pair_once(pairs, size, by, epoch):
+def test_epoch_holds_every_pair_once(pairs, size, by, epoch):
     source, target = np.array(pairs).T
     plan = plan_epoch(source, target, size, by, seed=1, epoch=epoch)
     assert sorted(np.concatenate(plan).tolist()) == list(range(len(pairs)))
@@ -30,7 +30,7 @@ def test_an_epoch_holds_every_pair_once(pairs, size, by, epoch):
             assert len(rows) <= 1.5 * size + 1
 
 
-def test_epochs_and_seeds_differ():
+def test_order_depends_on_seed_and_epoch():
     source = target = np.random.default_rng(0).integers(1, 30, 500)
     plans = [
         plan_epoch(source, target, 100, "tokens", seed, epoch)
@@ -64,7 +64,7 @@ def test_padded_rows_are_the_sequences(sequences, data):
     rows = np.array(data.draw(st.lists(st.integers(0, len(sequences) - 1), min_size=1, max_size=5)))
     if not any(sequences[row] for row in rows):
         return
-    ids, mask = Sequences.of(sequences).padded(rows)
+    ids, mask = Sequences.of(sequences).take(rows).padded()
     assert [line[real].tolist() for line, real in zip(ids, mask)] == [
         sequences[row] for row in rows
     ]
@@ -82,10 +82,10 @@ def corpus(path: Path, *pairs: tuple[str, str], weight: int = 1) -> TSV:
     return TSV(path=str(path), weight=weight)
 
 
-def test_a_batch_is_what_teacher_forcing_needs(tmp_path):
+def test_batch_has_inputs_and_outputs_for_teacher_forcing(tmp_path):
     side = codec("abc")
     part = corpus(tmp_path / "a.tsv", ("ab", "c"), ("a", "abc"))
-    data = ParallelData.build([part], (side, side), 9, tmp_path / "cache")
+    data = ParallelData([part], (side, side), 9, tmp_path / "cache")
     batch = data.batch(np.array([0, 1]))
     a, b, c = side.vocabulary.encode("abc")
     assert batch.source.tolist() == [[a, b, EOS], [a, EOS, PAD]]
@@ -101,7 +101,7 @@ def test_sampled_segmentations_change_with_the_seed_and_only_with_it(tmp_path):
     tokenizer = TOKENIZERS["subword"].train(config, lines)
     side = Codec(tokenizer, Vocabulary(tokenizer.pieces()))
     part = corpus(tmp_path / "a.tsv", *zip(lines, lines))
-    data = ParallelData.build([part], (side, side), 99, tmp_path / "cache")
+    data = ParallelData([part], (side, side), 99, tmp_path / "cache")
     rows = np.arange(3)
     one, same, other = (data.batch(rows, sampling_seed=seed) for seed in (7, 7, 8))
     assert one.source.tolist() == same.source.tolist()
@@ -111,19 +111,20 @@ def test_sampled_segmentations_change_with_the_seed_and_only_with_it(tmp_path):
     assert data.batch(rows).source.tolist() == [side.encode(lines[0])] * 3
 
 
-def test_a_corpus_counts_as_often_as_its_weight_says(tmp_path):
+def test_corpus_weight_repeats_its_pairs(tmp_path):
     side = codec("abc")
     parts = [
         corpus(tmp_path / f"{number}.tsv", *((text, text) for text in texts), weight=weight)
         for number, (texts, weight) in enumerate([(["a"], 2), (["bc", "b"], 1), (["ca"], 3)])
     ]
-    data = ParallelData.build(parts, (side, side), 9, tmp_path / "cache")
+    data = ParallelData(parts, (side, side), 9, tmp_path / "cache")
     expected = ["a", "a", "bc", "b", "ca", "ca", "ca"]
     assert [side.decode(data.source[row]) for row in range(len(data))] == expected
-    assert data.target_lengths.tolist() == [len(text) + 1 for text in expected]
+    assert data.target.lengths.tolist() == [len(text) + 1 for text in expected]
     assert [side.decode(ids) for ids in data.batch(np.arange(7)).source.tolist()] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by /proc")
 def test_large_data_stays_on_disk(tmp_path):
     """40 MB of ids are read, planned and made to batches; what is held beside the files is a few numbers a pair."""
@@ -134,10 +135,10 @@ def test_large_data_stays_on_disk(tmp_path):
     side = codec("".join(map(chr, range(97, 123))))
     text = "abcdefghij" * 24
     part = corpus(tmp_path / "a.tsv", *[(text, text)] * 40_000)
-    ParallelData.build([part], (side, side), 250, tmp_path / "cache")
+    ParallelData([part], (side, side), 250, tmp_path / "cache")
     before = anonymous()
-    data = ParallelData.build([part], (side, side), 250, tmp_path / "cache")
-    plan = plan_epoch(data.source_lengths, data.target_lengths, 4000, "tokens", 1, 0)
+    data = ParallelData([part], (side, side), 250, tmp_path / "cache")
+    plan = plan_epoch(data.source.lengths, data.target.lengths, 4000, "tokens", 1, 0)
     for rows in plan[::100]:
         data.batch(rows)
     assert anonymous() - before < 200 * len(data)  # bytes; the ids take 964

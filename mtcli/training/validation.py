@@ -1,0 +1,40 @@
+"""Validation by several processes: each answers its share of the data, and all get all answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..config import Training
+from ..decoding import evaluation
+from ..decoding.evaluation import Answers
+from ..decoding.translator import Translator
+from ..support import distributed
+
+
+def answer_share(
+    translator: Translator,
+    sources: Sequence[str],
+    references: Sequence[Sequence[str]],
+    settings: Training,
+) -> Answers:
+    """The answers to this process's share: of N processes, to every Nth sentence.
+
+    Without validation metrics only the examples that will be shown are translated.
+    """
+    decoding = translator.decoding(beam_size=settings.validation_beam_size, sampling=None)
+    wanted = len(sources) if settings.validation_metrics else min(settings.examples, len(sources))
+    first, step = distributed.rank(), distributed.world_size()
+    limit = len(range(first, wanted, step))
+    own = sources[first::step], references[first::step]
+    return evaluation.answer(translator, *own, decoding, limit)
+
+
+def merge(own: Answers) -> Answers:
+    """The answers of all processes, in the order of the data."""
+    parts = distributed.gather_json(vars(own))
+    return Answers(**{name: _interleave([part[name] for part in parts]) for name in parts[0]})
+
+
+def _interleave(parts: list[list]) -> list:
+    count = sum(map(len, parts))
+    return [parts[index % len(parts)][index // len(parts)] for index in range(count)]
