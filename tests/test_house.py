@@ -30,7 +30,7 @@ WINGS = "support config text models run decoding training cli".split()
 
 # With these alone a translator runs that was exported for other engines, on a machine without torch.
 WITHOUT_TORCH = (
-    "__init__ cli.main cli.output config training.defaults support.errors support.distributed support.progress text.corpus "
+    "__init__ cli.main cli.loading cli.options cli.output cli.tables config training.defaults support.errors support.distributed support.progress text.corpus "
     "text.tokenizers text.vocab text.codec text.metrics decoding.translator"
 ).split()
 

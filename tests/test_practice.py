@@ -473,7 +473,7 @@ def test_a_killed_translation_continues_to_the_same_bytes(runs, tmp_path, option
     assert "continuing after line" in told and "continuing after line 0" not in told
     assert target.read_bytes() == (tmp_path / "whole").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out", "whole"}
-    assert "whole already" in mtcli(*base, "--output", target, "--resume").stderr.decode()
+    assert "complete already" in mtcli(*base, "--output", target, "--resume").stderr.decode()
 
 
 def test_what_was_begun_otherwise_is_not_continued(runs, tmp_path):

@@ -223,9 +223,7 @@ def test_a_signal_is_heard_while_data_is_waited_for(folder, number, status, time
         wait_for((folder / "run/lock").exists, process)
     descriptor = reader_of(folder / "train.tsv", process)
     process.send_signal(number)
-    assert "stopped before anything was to be saved; to start again: mtcli train" in end(
-        process, status
-    )
+    assert "stopped before anything was saved; to start again: mtcli train" in end(process, status)
     os.close(descriptor)
     assert (folder / "run").exists() == (times > 1)
 
