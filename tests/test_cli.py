@@ -13,27 +13,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-
-
-def mtcli(
-    folder: Path, *arguments: str | Path, stdin: bytes = b"", status: int = 0
-) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, "-m", "mtcli", *map(str, arguments)],
-        cwd=folder,
-        input=stdin,
-        capture_output=True,
-        env=ENVIRONMENT,
-    )
-    assert done.returncode == status, done.stderr.decode()
-    assert b"Traceback" not in done.stderr
-    return done
-
-
-def lines(done: subprocess.CompletedProcess) -> list[str]:
-    return done.stdout.decode("utf-8").split("\n")[:-1]
+from command import ENVIRONMENT, lines, mtcli, python_mtcli
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +176,7 @@ def test_a_signal_saves_and_the_same_command_continues(folder):
         "training.max_updates=2000",
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mtcli", *command],
+        python_mtcli(*command),
         cwd=folder,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,
@@ -227,7 +207,7 @@ def test_the_prompt_on_a_terminal(folder):
     master, slave = pty.openpty()
     environment = {**ENVIRONMENT, "XDG_STATE_HOME": str(folder / "state"), "TERM": "dumb"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "mtcli", "translate"],
+        python_mtcli("translate"),
         cwd=folder,
         stdin=slave,
         stdout=slave,
@@ -348,7 +328,7 @@ def test_schema_is_json():
 def test_output_that_cannot_be_written_is_a_failure(folder):
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "mtcli", "translate", "--run", "runs/tiny", "abc"],
+            python_mtcli("translate", "--run", "runs/tiny", "abc"),
             cwd=folder,
             stdout=full,
             stderr=subprocess.PIPE,

@@ -17,9 +17,11 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
+import command
 import pytest
 import tiny
 import torch
+from command import ENVIRONMENT, python_mtcli
 from hypothesis import given, strategies as st
 
 from mtcli import Translator, config as configs
@@ -32,7 +34,6 @@ from mtcli.support.errors import UserError
 from mtcli.training import average
 from mtcli.training.trainer import Trainer
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 SOURCES = [source for source, _ in tiny.pairs(30, seed=2)]
 MODELS = {
     "gru": {"model": "gru"},
@@ -431,14 +432,8 @@ def test_the_best_are_those_of_the_runs_own_measure_and_there_must_be_enough(run
 # -------------------------------------------------------------------------------------------------- the command itself
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "mtcli", *map(str, arguments)]
-
-
 def mtcli(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run(command(*arguments), capture_output=True, env=ENVIRONMENT)
-    assert done.returncode == status, done.stderr.decode()
-    return done
+    return command.mtcli(Path.cwd(), *arguments, status=status)
 
 
 @pytest.mark.parametrize(
@@ -460,7 +455,7 @@ def test_a_killed_translation_continues_to_the_same_bytes(runs, tmp_path, option
     ]
     mtcli(*base, "--output", tmp_path / "whole")
     process = subprocess.Popen(
-        command(*base, "--output", target), env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        python_mtcli(*base, "--output", target), env=ENVIRONMENT, stderr=subprocess.DEVNULL
     )
     while not (part.exists() and part.read_bytes().count(b"\n") > 1) and process.poll() is None:
         time.sleep(0.005)
@@ -504,7 +499,7 @@ def test_what_was_begun_otherwise_is_not_continued(runs, tmp_path):
 
 
 def test_a_program_at_the_other_end_of_a_pipe_gets_its_answer_before_it_asks_again(runs):
-    arguments = command("translate", "--run", runs("subword"), "--replace-unknown")
+    arguments = python_mtcli("translate", "--run", runs("subword"), "--replace-unknown")
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     process = subprocess.Popen(arguments, env=ENVIRONMENT, bufsize=0, **pipes)
     with process:
@@ -644,7 +639,7 @@ def test_a_bar_shows_speed_and_time_left_on_a_terminal(runs, tmp_path):
     (tmp_path / "in").write_text("abc\n" * 50)
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    arguments = command(
+    arguments = python_mtcli(
         "translate", "--run", runs("gru"), "--input", tmp_path / "in", "--output", tmp_path / "out"
     )
     process = subprocess.Popen(arguments, stderr=slave, env={**ENVIRONMENT, "TERM": "dumb"})
