@@ -314,6 +314,7 @@ def test_out_of_memory_says_what_to_lower_and_can_be_continued(tmp_path, error):
     assert again.progress.update == 20
 
 
+@pytest.mark.slow
 def test_saving_by_the_clock_changes_nothing(tmp_path):
     jobs = []
     for name, minutes in (("often", 1e-9), ("never", None)):

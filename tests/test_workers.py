@@ -121,6 +121,7 @@ list(pool.map(range(10_000)))
         assert len(processes) > 1 and gone(processes)
 
 
+@pytest.mark.slow
 def test_a_file_is_translated_the_same_by_several_processes(tmp_path):
     tiny.write(tmp_path)
     path = tiny.write_config(tmp_path, model="transformer", decoding={"batch_tokens": 40})
