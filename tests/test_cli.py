@@ -166,6 +166,7 @@ def test_build_vocab_reports_and_train_uses_it(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals as on Unix")
 def test_sigterm_saves_and_the_same_command_continues(folder):
     command = [
         "train",

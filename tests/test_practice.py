@@ -34,6 +34,7 @@ from mtcli.support.errors import UserError
 from mtcli.training import average
 from mtcli.training.trainer import Trainer
 
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and pipes as on Unix")
 SOURCES = [source for source, _ in tiny.pairs(30, seed=2)]
 MODELS = {
     "gru": {"model": "gru"},
@@ -436,6 +437,7 @@ def mtcli(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProces
     return command.mtcli(Path.cwd(), *arguments, status=status)
 
 
+@posix
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [[], ["--json"], ["--n-best", "3"]], ids=["text", "json", "n-best"]
@@ -499,6 +501,7 @@ def test_resume_with_other_options_is_refused(runs, tmp_path):
     assert "missing or damaged" in mtcli(*base, "--resume", status=1).stderr.decode()
 
 
+@posix
 def test_pipe_is_answered_line_by_line(runs):
     arguments = python_mtcli("translate", "--run", runs("subword"), "--replace-unknown")
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..support import distributed
+
 if TYPE_CHECKING:
     from ..config import Config
     from ..decoding.translator import Translator
@@ -44,7 +46,6 @@ def prepare_run(config_path: Path, run: Path | None, config: Config) -> Run:
     Only the main process of a training writes it.
     """
     from ..run.directory import Run
-    from ..support import distributed
 
     path = run_path(config_path, run)
     if distributed.is_main():

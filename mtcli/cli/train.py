@@ -10,6 +10,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..support import distributed
+from ..support.errors import UserError
+from ..support.signals import Signals
 from .loading import load_config, prepare_run, run_path
 from .options import ConfigOption, DeviceOption, NewRunOption, SetOption, ThreadsOption
 
@@ -27,10 +30,6 @@ def train(
     threads: ThreadsOption = None,
 ) -> None:
     """Train a model; the same command again continues a run where it stopped. torchrun starts it on several GPUs."""
-    from ..support import distributed
-    from ..support.errors import UserError
-    from ..support.signals import Signals
-
     if not distributed.is_main():
         log.setLevel(logging.ERROR)  # the main process speaks for all
     path = run_path(config, run)
@@ -59,15 +58,10 @@ def train(
 
 
 def _log_start(path: Path, trainer: Trainer) -> None:
-    from ..support import distributed
-
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    world_size = distributed.world_size()
-    several = f", {world_size} processes" if world_size > 1 else ""
-    log.info(
-        f"{path}: {trainer.config.model.type}, {parameters:,} parameters, "
-        f"on {trainer.device}{several}"
-    )
+    kind, processes = trainer.config.model.type, distributed.world_size()
+    several = f", {processes} processes" if processes > 1 else ""
+    log.info(f"{path}: {kind}, {parameters:,} parameters, on {trainer.device}{several}")
 
 
 def _log_end(path: Path, best: dict | None, trainer: Trainer) -> None:
@@ -103,7 +97,5 @@ def _told_what_is_saved(kind: type[BaseException], path: Path) -> Iterator[None]
 
 
 def _same_command() -> str:
-    from ..support import distributed
-
     command = shlex.join(["mtcli", *sys.argv[1:]])
     return command if distributed.world_size() == 1 else f"the same torchrun command ({command})"
