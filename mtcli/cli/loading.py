@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..decoding.translator import Translator
     from ..run.directory import Run
-
-MAX_PROCESSES = 16  # each takes some 300 MB
 
 
 def run_path(config_path: Path, run: Path | None) -> Path:
@@ -73,11 +70,3 @@ def load_translator(
     from ..decoding.translator import Translator
 
     return Translator.load(runs, device, threads)
-
-
-def _processes(threads: int | None) -> int:
-    """Processes that translate side by side on a CPU: as many as PyTorch would use threads."""
-    from ..support import processes
-
-    cores = threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
-    return min(cores, MAX_PROCESSES) if processes.possible() else 1
