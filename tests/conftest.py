@@ -2,7 +2,9 @@
 
 import os
 
-from hypothesis import HealthCheck, settings
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny models are fastest so
+
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 settings.register_profile(
     "mtcli",

@@ -707,6 +707,7 @@ print(step, kills, newest)
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_loses_nothing(tmp_path):
     run = Run.create(tmp_path / "run", YAML, config())
     process = python(KILLED, run.path, KILLS)

@@ -13,27 +13,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-
-
-def mtcli(
-    folder: Path, *arguments: str | Path, stdin: bytes = b"", status: int = 0
-) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, "-m", "mtcli", *map(str, arguments)],
-        cwd=folder,
-        input=stdin,
-        capture_output=True,
-        env=ENVIRONMENT,
-    )
-    assert done.returncode == status, done.stderr.decode()
-    assert b"Traceback" not in done.stderr
-    return done
-
-
-def lines(done: subprocess.CompletedProcess) -> list[str]:
-    return done.stdout.decode("utf-8").split("\n")[:-1]
+from command import ENVIRONMENT, lines, mtcli, python_mtcli
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_translate_takes_words_a_file_and_stdin_and_gives_the_same(folder):
+def test_translate_gives_the_same_for_arguments_a_file_and_stdin(folder):
     sources = [source for source, _ in tiny.pairs(8, seed=1)]
     text = "".join(f"{source}\n" for source in sources)
     (folder / "in.txt").write_text(text)
@@ -82,7 +62,7 @@ def test_one_line_in_is_one_line_out(folder):
     assert lines(mtcli(folder, "translate", stdin=b"")) == []
 
 
-def test_json_holds_what_programs_need(folder):
+def test_translate_json_has_hypotheses_scores_and_attention(folder):
     done = mtcli(folder, "translate", "--json", "--n-best", "3", "abc", "")
     first, blank = map(json.loads, lines(done))
     assert (first["line"], first["source"]) == (1, "abc")
@@ -99,14 +79,14 @@ def test_json_holds_what_programs_need(folder):
     assert blank["hypotheses"][0]["text"] == ""
 
 
-def test_n_best_as_text(folder):
+def test_n_best_lines_are_number_text_and_score(folder):
     done = mtcli(folder, "translate", "--n-best", "2", "abc", "fed")
     parts = [line.split(" ||| ") for line in lines(done)]
     assert [part[0] for part in parts] == ["1", "1", "2", "2"]
     assert all(float(part[2]) < 0 for part in parts)
 
 
-def test_sampling_follows_its_seed(folder):
+def test_samples_depend_on_the_seed_and_not_on_other_lines(folder):
     def draw(seed: int, *texts: str) -> list[str]:
         return lines(
             mtcli(
@@ -131,7 +111,7 @@ def test_eval_prints_a_table_and_json(folder):
     assert 0 <= result["chrf"] <= 100 and result["perplexity"] > 1
 
 
-def test_eval_of_files_with_several_references(folder):
+def test_eval_counts_a_match_with_any_reference(folder):
     pairs = tiny.pairs(8, seed=1)
     (folder / "source").write_text("".join(f"{source}\n" for source, _ in pairs))
     hypotheses = lines(mtcli(folder, "translate", "--input", "source"))
@@ -145,7 +125,7 @@ def test_eval_of_files_with_several_references(folder):
     )
 
 
-def test_eval_against_another_run(folder):
+def test_eval_against_another_run_tests_significance(folder):
     if not (folder / "runs/other").exists():
         mtcli(
             folder,
@@ -185,7 +165,9 @@ def test_build_vocab_reports_and_train_uses_it(folder):
     } == before
 
 
-def test_a_signal_saves_and_the_same_command_continues(folder):
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals as on Unix")
+def test_sigterm_saves_and_the_same_command_continues(folder):
     command = [
         "train",
         "--config",
@@ -196,7 +178,7 @@ def test_a_signal_saves_and_the_same_command_continues(folder):
         "training.max_updates=2000",
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mtcli", *command],
+        python_mtcli(*command),
         cwd=folder,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,
@@ -221,13 +203,13 @@ def test_a_signal_saves_and_the_same_command_continues(folder):
     assert f"continuing from update {saved:,}" in again and f"{saved + 2:,} updates" in again
 
 
-def test_the_prompt_on_a_terminal(folder):
+def test_prompt_on_a_terminal_translates_typed_lines(folder):
     """A person types two sentences and ends with an empty line."""
     pty = pytest.importorskip("pty")
     master, slave = pty.openpty()
     environment = {**ENVIRONMENT, "XDG_STATE_HOME": str(folder / "state"), "TERM": "dumb"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "mtcli", "translate"],
+        python_mtcli("translate"),
         cwd=folder,
         stdin=slave,
         stdout=slave,
@@ -269,7 +251,7 @@ def test_the_prompt_on_a_terminal(folder):
         (["translate", "a", "--top-p", "0.5"], 2, "--sample"),
         (["translate", "a", "--sample", "--top-p", "1.5"], 1, "top_p is 1.5"),
         (["translate", "a", "--n-best", "3", "--beam-size", "2"], 1, "raise beam_size"),
-        (["translate", "a", "--device", "abacus"], 2, "abacus"),
+        (["translate", "a", "--device", "abacus"], 1, "abacus"),
         (["eval", "--source", "source"], 2, "--source and --reference go together"),
         (["eval", "--source", "source", "--reference", "short"], 1, "short"),
         (["eval", "--data", "empty.tsv"], 1, "empty"),
@@ -315,7 +297,9 @@ def test_the_prompt_on_a_terminal(folder):
         (["fly"], 2, "fly"),
     ],
 )
-def test_what_is_wrong_is_said_in_words(folder, arguments, status, message):
+def test_wrong_usage_and_bad_files_are_reported_without_a_traceback(
+    folder, arguments, status, message
+):
     (folder / "bad.txt").write_bytes(b"fine\n\xff\xfe\n")
     (folder / "short").write_text("a\n")
     (folder / "source").write_text("a\nb\n")
@@ -345,10 +329,10 @@ def test_schema_is_json():
 @pytest.mark.skipif(
     not Path("/dev/full").exists(), reason="a disk that is always full, as on Linux"
 )
-def test_output_that_cannot_be_written_is_a_failure(folder):
+def test_full_disk_behind_stdout_exits_with_1(folder):
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "mtcli", "translate", "--run", "runs/tiny", "abc"],
+            python_mtcli("translate", "--run", "runs/tiny", "abc"),
             cwd=folder,
             stdout=full,
             stderr=subprocess.PIPE,

@@ -81,6 +81,7 @@ print("done", me)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_agree():
     assert [(code, out) for code, out, _ in spawn(COLLECTIVES)] == [
         (0, "done 0\n"),

@@ -141,6 +141,7 @@ def first_bad_line(data: bytes) -> int:
 @example(data=b"\xef\xbb\xbf")
 @example(data=b"a\xe2\x80\xa8b\xc2\x85c\rd\x00\n\n \r\nfed")
 @example(data=b"fine\n\xed\xa0\x80\n")
+@pytest.mark.slow
 def test_translate_gives_line_for_line_or_names_the_bad_one(work, data):
     expected = lines_of(data)
     done = mtcli("translate", "--run", "runs/tiny", "--json", stdin=data)
@@ -233,6 +234,7 @@ def test_training_learns_from_a_text_or_names_what_is_wrong(work, rows, tokenize
     assert done.status == 0 or "any.tsv" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_line_of_a_megabyte_is_translated(work):
     (work / "long").write_text("abc " * 250_000 + "\nabc\n")
     done = mtcli("translate", "--input", "long", "--run", "runs/tiny")

@@ -1,4 +1,4 @@
-"""The laws of the house: who may import whom, what stays unloaded, what is never used, and that the README is true."""
+"""The rules between the parts: who may import whom, what stays unloaded, what is never used, that the docs are true."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ WINGS = "support config text models run decoding training cli".split()
 
 # With these alone a translator runs that was exported for other engines, on a machine without torch.
 WITHOUT_TORCH = (
-    "__init__ cli.main cli.output config training.defaults support.errors support.distributed support.progress text.corpus "
-    "text.tokenizers text.vocab text.codec text.metrics decoding.translator decoding.exported decoding.ctranslate2"
+    "__init__ cli.main cli.loading cli.options cli.output cli.tables config training.defaults support.errors "
+    "support.distributed support.progress text.corpus text.tokenizers text.vocab text.codec text.metrics "
+    "decoding.translator decoding.exported decoding.ctranslate2"
 ).split()
 
 
@@ -79,7 +80,7 @@ def test_imports_have_no_circles() -> None:
     graphlib.TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
 
 
-def test_the_reading_of_imports_sees_both_the_near_and_the_far_form() -> None:
+def test_imports_are_found_in_relative_and_absolute_form() -> None:
     assert "support.errors" in {imported for _, imported in imports("text.metrics")}
     assert {"models.base", "models.gru"} <= {imported for _, imported in imports("models")}
     assert "decoding.translator" in {imported for _, imported in imports("__init__")}
@@ -107,7 +108,7 @@ PICKLING = {"torch.load", "torch.save", "numpy.load", "np.load", "dist.all_gathe
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_is_pickled_and_every_module_says_what_it_is(path: Path) -> None:
+def test_nothing_is_pickled_and_every_module_has_a_docstring(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), (
         f"{path.name} has no docstring: its role, and what it does not know"
@@ -167,14 +168,12 @@ def test_no_file_knows_the_machine_it_was_written_on() -> None:
 
 
 def shell_commands() -> list[tuple[str, str]]:
-    """(place, command) of each line in a fenced sh block of the README and of each command atop a config."""
+    """(place, command) of each line in a fenced sh block of the docs and of each command atop a config."""
     found = []
-    readme = ROOT / "README.md"
-    if readme.exists():
-        for block in re.finditer(
-            r"^```sh\n(.*?)^```", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-        ):
-            found += [("README.md", line) for line in block[1].replace("\\\n", " ").splitlines()]
+    for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            found += [(path.name, line) for line in block.splitlines()]
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         found += [
             (path.name, line.lstrip("# "))
@@ -190,7 +189,7 @@ def shell_commands() -> list[tuple[str, str]]:
 
 
 def wrong(command: str) -> str | None:
-    """Why a command cannot be typed as it stands; None if it can."""
+    """Why a command is not valid; None if it is."""
     import typer
 
     from mtcli.cli import app
@@ -218,7 +217,7 @@ def wrong(command: str) -> str | None:
     return None
 
 
-def test_commands_in_the_readme_and_the_configs_can_be_typed() -> None:
+def test_commands_in_the_docs_and_configs_are_valid() -> None:
     reasons = [
         f"{place}: {command}: {why}"
         for place, command in shell_commands()
@@ -227,7 +226,7 @@ def test_commands_in_the_readme_and_the_configs_can_be_typed() -> None:
     assert not reasons, "\n".join(reasons)
 
 
-def test_a_wrong_command_is_noticed() -> None:
+def test_wrong_commands_are_noticed() -> None:
     assert wrong('mtcli translate "apple" --beam-size 4') is None
     assert wrong("mtcli train --config configs/words.yaml --set training.max_updates=5") is None
     assert wrong("python -m mtcli translat x") == "there is no command translat"

@@ -16,9 +16,11 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+import command
 import pytest
 import tiny
 import torch
+from command import ENVIRONMENT, python_mtcli
 from hypothesis import given, strategies as st
 
 from mtcli import Translator, config as configs
@@ -31,7 +33,7 @@ from mtcli.run.directory import Run
 from mtcli.support.errors import UserError
 from mtcli.training.trainer import Trainer
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and pipes as on Unix")
 SOURCES = [source for source, _ in tiny.pairs(30, seed=2)]
 MODELS = {
     "gru": {"model": "gru"},
@@ -94,18 +96,18 @@ def cut(text: str, max_length: int) -> list[str]:
         ("abcdefghij", 4, ["abcd", "efgh", "ij"]),
     ],
 )
-def test_long_lines_are_cut_where_it_hurts_least(text, max_length, parts):
+def test_long_lines_are_split_at_sentences_then_clauses_then_words(text, max_length, parts):
     assert cut(text, max_length) == parts
 
 
 @given(st.text("ab .,!。，\u3000", max_size=80), st.integers(1, 12))
-def test_cutting_loses_nothing_but_white_space_and_every_piece_is_short(text, max_length):
+def test_splitting_loses_only_white_space_and_every_piece_is_short(text, max_length):
     parts = cut(text, max_length)
     assert "".join("".join(parts).split()) == "".join(text.split())
     assert all(0 < len(part) <= max_length for part in parts)
 
 
-def test_cutting_takes_time_in_proportion_to_the_text():
+def test_splitting_takes_linear_time():
     for text in (
         "." * 200_000,
         " " * 200_000 + "x",
@@ -116,7 +118,7 @@ def test_cutting_takes_time_in_proportion_to_the_text():
         assert cut(text, 50)  # a quadratic pattern would take minutes
 
 
-def test_a_long_line_is_the_sum_of_its_sentences_with_a_warning(load, caplog):
+def test_long_line_is_translated_by_sentences_with_a_warning(load, caplog):
     translator = load("transformer")
     sentences = ["abc def.", "fed cba!", "bad cab?"]
     alone = translator.translate(sentences)
@@ -133,7 +135,7 @@ def test_a_long_line_is_the_sum_of_its_sentences_with_a_warning(load, caplog):
     assert whole.hypotheses[0].attention is None and first.hypotheses[0].attention is not None
 
 
-def test_no_space_between_the_sentences_of_a_script_without():
+def test_pieces_are_joined_without_spaces_in_scripts_without_spaces():
     def parts(*texts):
         return [[Hypothesis([5], -2.0, -1.0, text=text, tokens=list(text))] for text in texts]
 
@@ -154,7 +156,7 @@ def test_no_line_is_too_long_for_learned_positions(load, caplog):
         list(translator.score([("a", "b"), ("a", "b" * 50)]))
 
 
-def test_what_is_no_line_of_text_is_named(load):
+def test_input_that_is_not_a_line_of_text_is_rejected_with_its_place(load):
     translator = load("gru")
     with pytest.raises(UserError, match="Line 2 holds a line end"):
         translator.translate(["a", "b\nc"])
@@ -188,7 +190,7 @@ def test_hypotheses_differ_and_forced_decoding_confirms_their_scores(load, kind)
             )
 
 
-def test_of_two_ways_to_write_a_text_the_better_one_counts(load, monkeypatch):
+def test_n_best_keeps_the_best_of_hypotheses_with_the_same_text(load, monkeypatch):
     translator = load("gru")
     ids = translator.codecs[1].vocabulary.encode("AB")
     asked = []
@@ -211,7 +213,7 @@ def test_of_two_ways_to_write_a_text_the_better_one_counts(load, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "prefix"), [("gru", "AB "), ("transformer", "FED"), ("word", "AB"), ("subword", "FE")]
 )
-def test_a_prefix_begins_every_translation(load, kind, prefix):
+def test_every_translation_begins_with_the_prefix(load, kind, prefix):
     translator = load(kind)
     if kind == "word":
         prefix = translator.codecs[1].vocabulary.tokens[7].strip("￭")
@@ -223,14 +225,14 @@ def test_a_prefix_begins_every_translation(load, kind, prefix):
     assert translator.translate([""], prefix=prefix)[0].text == ""
 
 
-def test_a_prefix_begins_only_the_first_piece_of_a_line(load):
+def test_prefix_applies_only_to_the_first_piece_of_a_line(load):
     translator = load("transformer")
     whole = translator.translate(["abc def. fed cba!"], prefix="FED")[0].text
     assert whole.startswith("FED")
     assert whole.endswith(translator.translate(["fed cba!"])[0].text)
 
 
-def test_an_impossible_prefix_is_refused(load):
+def test_impossible_prefix_is_rejected(load):
     with pytest.raises(UserError, match="prefix holds '苹', which is not in the target vocabulary"):
         load("gru").translate(["a"], prefix="A苹")
     with pytest.raises(UserError, match="prefix has 50 tokens; the model writes 39"):
@@ -248,7 +250,7 @@ def texts(translations) -> list[list[str]]:
 # ------------------------------------------------------------------------------------------------------- unknown words
 
 
-def test_an_unknown_word_is_the_source_word_that_was_looked_at(load, monkeypatch):
+def test_replace_unknown_takes_the_most_attended_source_word(load, monkeypatch):
     translator = load("word")
     known_id, known = 5, translator.codecs[1].vocabulary.tokens[5]
 
@@ -266,7 +268,7 @@ def test_an_unknown_word_is_the_source_word_that_was_looked_at(load, monkeypatch
     assert found.text.split()[0] == "(" and found.text.split()[-1] == "two"
 
 
-def test_unknown_words_are_really_replaced(load):
+def test_replace_unknown_replaces_every_unknown_word(load):
     translator = load("word")
     with_unknown = translator.translate(SOURCES, generate_unknown=True)
     assert any("<unk>" in each.text for each in with_unknown)
@@ -279,7 +281,7 @@ def test_unknown_words_are_really_replaced(load):
             assert any(word in after.text for word in before.source.split())
 
 
-def test_of_subwords_the_whole_source_word_is_meant(load):
+def test_source_word_of_a_subword_is_the_complete_word(load):
     translator = load("subword")
     tokens = translator.codecs[0].tokenizer.tokenize("fade bead")
     first = (
@@ -292,7 +294,7 @@ def test_of_subwords_the_whole_source_word_is_meant(load):
     ] * (len(tokens) - first)
 
 
-def test_where_there_are_no_unknown_words_or_no_attention_it_is_said(
+def test_replace_unknown_warns_for_subwords_and_fails_without_attention(
     load, runs, caplog, monkeypatch
 ):
     load("subword").translate(["a"], replace_unknown=True)
@@ -309,7 +311,7 @@ def test_where_there_are_no_unknown_words_or_no_attention_it_is_said(
 # ------------------------------------------------------------------------------------------------------------ ensemble
 
 
-def test_an_ensemble_of_one_model_twice_is_that_model(load):
+def test_ensemble_of_one_model_twice_equals_that_model(load):
     one, twice = load("gru"), load("gru", "gru")
     options = {"n_best": 3, "attention": True}
     for alone, together in zip(
@@ -321,7 +323,7 @@ def test_an_ensemble_of_one_model_twice_is_that_model(load):
             assert torch.tensor(a.attention).allclose(torch.tensor(b.attention), atol=1e-6)
 
 
-def test_an_ensemble_takes_the_mean_of_probabilities_and_members_of_different_kinds(load):
+def test_ensemble_averages_probabilities_of_different_models(load):
     members = load("gru"), load("transformer")
     ensemble = load("gru", "transformer")
     pairs = tiny.pairs(10, seed=3)
@@ -338,7 +340,7 @@ def test_an_ensemble_takes_the_mean_of_probabilities_and_members_of_different_ki
             assert sum(tokens) == pytest.approx(each.log_probability, abs=1e-6)
 
 
-def test_an_ensemble_keeps_the_contract_of_models():
+def test_ensemble_steps_agree_with_teacher_forcing():
     parts = [
         configs.Recurrent(embedding_size=8, hidden_size=8, attention="none"),
         configs.Transformer(
@@ -362,7 +364,7 @@ def test_an_ensemble_keeps_the_contract_of_models():
     assert taught.exp().sum(-1).allclose(torch.ones(2, 6).double())
 
 
-def test_models_with_other_vocabularies_are_no_ensemble(runs):
+def test_ensemble_needs_equal_vocabularies(runs):
     with pytest.raises(UserError, match="different source vocabularies or tokenizers"):
         Translator.load([runs("gru"), runs("word")], device="cpu")
 
@@ -370,20 +372,16 @@ def test_models_with_other_vocabularies_are_no_ensemble(runs):
 # -------------------------------------------------------------------------------------------------- the command itself
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "mtcli", *map(str, arguments)]
-
-
 def mtcli(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run(command(*arguments), capture_output=True, env=ENVIRONMENT)
-    assert done.returncode == status, done.stderr.decode()
-    return done
+    return command.mtcli(Path.cwd(), *arguments, status=status)
 
 
+@posix
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [[], ["--json"], ["--n-best", "3"]], ids=["text", "json", "n-best"]
 )
-def test_a_killed_translation_continues_to_the_same_bytes(runs, tmp_path, options):
+def test_resume_after_kill_writes_the_same_bytes(runs, tmp_path, options):
     lines = [*SOURCES, "", "abc. def!"] * 90
     source, target, part = tmp_path / "in", tmp_path / "out", tmp_path / "out.part"
     source.write_text("".join(f"{line}\n" for line in lines))
@@ -399,7 +397,7 @@ def test_a_killed_translation_continues_to_the_same_bytes(runs, tmp_path, option
     ]
     mtcli(*base, "--output", tmp_path / "whole")
     process = subprocess.Popen(
-        command(*base, "--output", target), env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        python_mtcli(*base, "--output", target), env=ENVIRONMENT, stderr=subprocess.DEVNULL
     )
     while not (part.exists() and part.read_bytes().count(b"\n") > 1) and process.poll() is None:
         time.sleep(0.005)
@@ -412,10 +410,10 @@ def test_a_killed_translation_continues_to_the_same_bytes(runs, tmp_path, option
     assert "continuing after line" in told and "continuing after line 0" not in told
     assert target.read_bytes() == (tmp_path / "whole").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out", "whole"}
-    assert "whole already" in mtcli(*base, "--output", target, "--resume").stderr.decode()
+    assert "complete already" in mtcli(*base, "--output", target, "--resume").stderr.decode()
 
 
-def test_what_was_begun_otherwise_is_not_continued(runs, tmp_path):
+def test_resume_with_other_options_is_refused(runs, tmp_path):
     (tmp_path / "in").write_text("a\nb\n")
     base = ["translate", "--run", runs("gru"), "--input", tmp_path / "in"]
     assert "--output" in mtcli(*base, "--resume", status=2).stderr.decode()
@@ -442,8 +440,9 @@ def test_what_was_begun_otherwise_is_not_continued(runs, tmp_path):
     assert "missing or damaged" in mtcli(*base, "--resume", status=1).stderr.decode()
 
 
-def test_a_program_at_the_other_end_of_a_pipe_gets_its_answer_before_it_asks_again(runs):
-    arguments = command("translate", "--run", runs("subword"), "--replace-unknown")
+@posix
+def test_pipe_is_answered_line_by_line(runs):
+    arguments = python_mtcli("translate", "--run", runs("subword"), "--replace-unknown")
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     process = subprocess.Popen(arguments, env=ENVIRONMENT, bufsize=0, **pipes)
     with process:
@@ -497,7 +496,7 @@ def test_score_agrees_with_translate(runs, tmp_path):
         )
 
 
-def test_pairs_longer_than_any_in_training_are_scored_with_a_warning_or_named(runs, tmp_path):
+def test_score_warns_of_pairs_longer_than_training_and_fails_beyond_positions(runs, tmp_path):
     source, target = tmp_path / "a", tmp_path / "b"
     source.write_text("ab\nabc\nabcdefabcdefabc\n")
     target.write_text("BA\nFEDCBAFEDCBAFEDCBA\nCBA\n")
@@ -517,14 +516,14 @@ def test_pairs_longer_than_any_in_training_are_scored_with_a_warning_or_named(ru
     assert f"mtcli: {source}:2: the target has 40 tokens; the model has positions for 39" in told
 
 
-def test_an_ensemble_scores_what_the_least_of_its_members_has_positions_for(load):
+def test_ensemble_scores_only_what_all_members_have_positions_for(load):
     with pytest.raises(
         UserError, match="Pair 1: the source has 40 tokens; the model has positions for 39"
     ):
         next(load("gru", "learned").score([("a" * 40, "b")]))
 
 
-def test_average_says_what_it_does_to_validation(runs, tmp_path):
+def test_average_prints_validation_before_and_after(runs, tmp_path):
     run = runs("gru", 1, keep_checkpoints=5)
     done = mtcli("average", "--run", run, "--output", tmp_path / "mean", "--last", "3")
     head, before, after = done.stdout.decode().splitlines()
@@ -539,7 +538,7 @@ def test_average_says_what_it_does_to_validation(runs, tmp_path):
     mtcli("translate", "--run", tmp_path / "mean", "--run", run, "--prefix", "A", "abc")
 
 
-def test_translating_a_word_loads_no_more_than_it_needs(runs):
+def test_translate_imports_only_what_it_needs(runs):
     program = (
         f"import sys; sys.argv = ['mtcli', 'translate', '--run', {str(runs('gru'))!r}, 'abc']\n"
         "from mtcli import cli\ntry:\n    cli.main()\nexcept SystemExit:\n    pass\n"
@@ -552,7 +551,7 @@ def test_translating_a_word_loads_no_more_than_it_needs(runs):
     assert done.stderr.strip() == "[]"
 
 
-def test_the_python_in_the_readme_runs(runs, tmp_path):
+def test_python_example_in_readme_runs(runs, tmp_path):
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     program = readme.split("```python\n")[1].split("```")[0]
     (tmp_path / "runs").mkdir()
@@ -569,21 +568,21 @@ def test_the_python_in_the_readme_runs(runs, tmp_path):
     assert len(done.stdout.splitlines()) == 4
 
 
-def test_progress_counts_the_lines_of_a_file(tmp_path):
+def test_progress_bar_counts_the_lines_of_a_file(tmp_path):
     for content, count in [(b"", 0), (b"a", 1), (b"a\n", 1), (b"a\nb", 2)]:
         (tmp_path / "lines").write_bytes(content)
         assert output._count_lines(tmp_path / "lines") == count
     assert output._count_lines(tmp_path) is None
 
 
-def test_a_bar_shows_speed_and_time_left_on_a_terminal(runs, tmp_path):
+def test_progress_bar_on_a_terminal_shows_count_and_speed(runs, tmp_path):
     pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     import fcntl
 
     (tmp_path / "in").write_text("abc\n" * 50)
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    arguments = command(
+    arguments = python_mtcli(
         "translate", "--run", runs("gru"), "--input", tmp_path / "in", "--output", tmp_path / "out"
     )
     process = subprocess.Popen(arguments, stderr=slave, env={**ENVIRONMENT, "TERM": "dumb"})
@@ -599,7 +598,7 @@ def test_a_bar_shows_speed_and_time_left_on_a_terminal(runs, tmp_path):
     assert b"50/50" in shown and b"lines/s" in shown
 
 
-def test_memory_holds_a_pool_and_not_the_file(load):
+def test_stream_reads_one_pool_ahead(load):
     translator = load("gru")
     read = 0
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import signal
 import socket
 import subprocess
@@ -23,10 +22,13 @@ import torch
 
 from mtcli.run.directory import Run
 
+resource = pytest.importorskip("resource", reason="limits of processes, as on Unix")
+
 ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("MTCLI_KILLS", 4))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 PATIENCE = 300 + 5 * KILLS  # seconds that any of this may take on a slow machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * PATIENCE)]
 EVERYTHING = {
     "tokenizer": {"type": "subword", "vocabulary_size": 300, "dropout": 0.2},
     "training": {
@@ -223,9 +225,7 @@ def test_a_signal_is_heard_while_data_is_waited_for(folder, number, status, time
         wait_for((folder / "run/lock").exists, process)
     descriptor = reader_of(folder / "train.tsv", process)
     process.send_signal(number)
-    assert "stopped before anything was to be saved; to start again: mtcli train" in end(
-        process, status
-    )
+    assert "stopped before anything was saved; to start again: mtcli train" in end(process, status)
     os.close(descriptor)
     assert (folder / "run").exists() == (times > 1)
 

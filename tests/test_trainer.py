@@ -317,6 +317,7 @@ def test_out_of_memory_says_what_to_lower_and_resumes(tmp_path, error):
     assert again.progress.update == 20
 
 
+@pytest.mark.slow
 def test_saving_by_the_clock_does_not_change_the_result(tmp_path):
     jobs = []
     for name, minutes in (("often", 1e-9), ("never", None)):

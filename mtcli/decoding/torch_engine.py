@@ -39,7 +39,9 @@ def describe(config: Recurrent | Transformer, sizes: Sequence[int]) -> Seq2Seq:
         raise UserError(f"The config describes a model of an impossible size: {error}.") from None
 
 
-def load_model(run: Run, which: Literal["newest", "best"] | int, sizes: Sequence[int]) -> tuple[Seq2Seq, int]:
+def load_model(
+    run: Run, which: Literal["newest", "best"] | int, sizes: Sequence[int]
+) -> tuple[Seq2Seq, int]:
     """The model of a checkpoint, for inference on the CPU, and its update. What the checkpoint
     declares is checked against the config before memory of either's size is taken."""
     model = describe(run.config.model, sizes)

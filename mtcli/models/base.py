@@ -40,10 +40,11 @@ def named_tensors(value: Any, name: str = "") -> dict[str, Tensor]:
     """All tensors in Rows, by names such as "keys.0"."""
     if isinstance(value, Tensor):
         return {name: value}
+    parts: list[tuple[Any, Any]] = []
     if isinstance(value, Rows):
         parts = [(f.name, getattr(value, f.name)) for f in fields(value)]
-    else:
-        parts = list(enumerate(value)) if isinstance(value, list) else []
+    elif isinstance(value, list):
+        parts = list(enumerate(value))
     return {
         key: tensor
         for part, each in parts

@@ -1,0 +1,56 @@
+"""``mtcli average``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+from typer import BadParameter, Option
+
+from ..support.errors import UserError
+from .loading import open_run
+from .options import DeviceOption, RunOption, ThreadsOption
+from .tables import print_table
+
+log = logging.getLogger("mtcli")
+
+
+def average(
+    output: Annotated[Path, Option("--output", "-o", help="Directory of the run to make.")],
+    run: RunOption = None,
+    last: Annotated[
+        int | None, Option(min=2, help="How many of the newest checkpoints.  [default: all]")
+    ] = None,
+    best: Annotated[
+        int | None, Option(min=2, help="How many of the best checkpoints that the run has kept.")
+    ] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Average the weights of several checkpoints into a new run, and say what that does to validation."""
+    if last and best:
+        raise BadParameter("give --last or --best, not both")
+    from ..support import devices
+    from ..training import average as averaging
+
+    chosen = devices.prepare(device, threads)
+    origin = open_run(run)
+    updates = averaging.choose(origin, last, best)
+    weights = averaging.average(origin, updates)
+    made = averaging.write(origin, updates, weights, output)
+    log.info(
+        f"{output}: the average of checkpoints {', '.join(map(str, updates))} of {origin.path}"
+    )
+    try:
+        before = origin.load_checkpoint("best", training=False)
+        old_values = averaging.validate(origin, before.model, chosen)
+        values = averaging.validate(origin, weights, chosen)
+    except UserError as error:
+        log.warning(f"It was not compared with the best checkpoint: {error}")
+        return
+    measure = origin.config.training.best_by
+    made.set_best({"update": max(updates), "metric": measure, "value": values[measure]})
+    old, new = ([f"{value:.4g}" for value in each.values()] for each in (old_values, values))
+    best_checkpoint = f"best checkpoint, {before.update}"
+    print_table([("validation", *values), (best_checkpoint, *old), ("average", *new)])

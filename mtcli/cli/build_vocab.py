@@ -1,0 +1,34 @@
+"""``mtcli build-vocab``."""
+
+from __future__ import annotations
+
+import logging
+
+from .loading import load_config, prepare_run
+from .options import ConfigOption, NewRunOption, SetOption
+from .tables import print_table
+
+log = logging.getLogger("mtcli")
+
+
+def build_vocab(config: ConfigOption, run: NewRunOption = None, settings: SetOption = None) -> None:
+    """Train the tokenizers, count the vocabularies, and say how well they cover the text."""
+    from ..text import codec, corpus
+    from ..training import data
+
+    prepared = prepare_run(config, run, load_config(config, settings, run))
+    with prepared.lock():
+        codecs = data.prepare(prepared.config, prepared)
+        rows = [("", "size", "tokens", "tokens/line", "UNK", "coverage", "used")]
+        sources, references = corpus.read_evaluation(prepared.config.data.validation)
+        validation = sources, [each[0] for each in references]
+        for side, name in enumerate(("source", "target")):
+            train = (pair[side] for pair in data.training_pairs(prepared.config))
+            for part, lines in (("train", train), ("validation", validation[side])):
+                found = codec.coverage(codecs[side], lines)
+                counts = f"{found.size:,}", f"{found.tokens:,}", f"{found.tokens_per_line:.1f}"
+                unknown = found.unknown_rate
+                shares = f"{unknown:.2%}", f"{1 - unknown:.2%}", f"{found.used:.1%}"
+                rows.append((f"{name}, {part}", *counts, *shares))
+    print_table(rows)
+    log.info(f"written to {prepared.path / 'tokenizer'}\nnext: mtcli train --config {config}")

@@ -1,0 +1,46 @@
+"""``mtcli export``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from .loading import open_run
+from .options import RunOption, ThreadsOption
+
+log = logging.getLogger("mtcli")
+
+
+def export(
+    format: Annotated[
+        str, Option("--format", help="ctranslate2 (Transformers, fast, without PyTorch) or onnx.")
+    ],
+    output: Annotated[
+        Path, Option("--output", "-o", help="Directory to write; --run of other commands takes it.")
+    ],
+    run: RunOption = None,
+    quantization: Annotated[
+        str,
+        Option(
+            help="ctranslate2: none, int8, int16, float16 or bfloat16: smaller, and a little less exact."
+        ),
+    ] = "none",
+    threads: ThreadsOption = None,
+) -> None:
+    """Write a trained model for another engine, and check that it computes the same."""
+    from ..decoding import exported
+    from ..support import devices
+
+    devices.prepare("cpu", threads)
+    written = exported.export(open_run(run), output, format, quantization, threads)
+    parity = written.parity
+    print(
+        f"{written.path}: {format}, {written.bytes / 1e6:.1f} MB. Log-probabilities of "
+        f"{parity.tokens:,} tokens, computed in {parity.computed_in}, differ by "
+        f"{parity.mean_difference:.2g} on average, {parity.largest_difference:.2g} at most; "
+        f"greedy translations of {parity.greedy_equal} of {parity.sentences} sentences are the same."
+    )
+    log.info(f"next: mtcli translate --run {written.path}")

@@ -1,0 +1,65 @@
+"""``mtcli score``."""
+
+from __future__ import annotations
+
+import json
+from itertools import tee
+from pathlib import Path
+from typing import Annotated
+
+from typer import BadParameter, Option
+
+from .loading import load_translator
+from .options import DeviceOption, JSONOption, OutputOption, RunsOption, ThreadsOption
+
+
+def score(
+    run: RunsOption = None,
+    source: Annotated[Path | None, Option(help="File with one sentence a line.")] = None,
+    target: Annotated[
+        Path | None, Option(help="File with their translations, line by line.")
+    ] = None,
+    data: Annotated[
+        Path | None, Option(help="TSV of source and translation, instead of two files.")
+    ] = None,
+    output: OutputOption = None,
+    as_json: JSONOption = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """How probable given translations are: for each pair its log-probability, a tab, and its score (as translate's)."""
+    if bool(data) == bool(source or target) or bool(source) != bool(target):
+        raise BadParameter("give --data, or --source and --target")
+    from .. import config as configs
+    from ..text import corpus
+    from .output import progress, writer
+
+    files: configs.TSV | configs.Plain
+    if data:
+        files = configs.TSV(path=str(data))
+    else:
+        files = configs.Plain(source=str(source), target=str(target))
+    translator = load_translator(run, device, threads)
+    tokenizer = translator.codecs[1].tokenizer
+    penalty = translator.config.decoding.length_penalty
+    pairs, scored = tee(corpus.read_pairs(files, skip_blank=False))
+    with (
+        writer(output) as out,
+        progress(translator.score(scored), data or source, output is None) as results,
+    ):
+        for number, (pair, tokens) in enumerate(zip(pairs, results), 1):
+            log_probability = sum(tokens)
+            penalised = log_probability / penalty.divisor(len(tokens))
+            line = f"{log_probability:.6f}\t{penalised:.6f}"
+            if as_json:
+                values = {
+                    "line": number,
+                    "source": pair.source,
+                    "target": pair.target,
+                    "score": penalised,
+                    "log_probability": log_probability,
+                    "tokens": tokenizer.tokenize(pair.target),
+                    "token_log_probabilities": tokens,
+                }
+                line = json.dumps(values, ensure_ascii=False)
+            print(line, file=out, flush=True)
