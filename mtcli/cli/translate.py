@@ -163,7 +163,7 @@ def _translate_lines(
     """Translate to a file or to stdout. ``task``: what a later --resume must ask for as well."""
     from ..decoding.translator import POOL_LINES
     from ..text import corpus
-    from .output import resume_point, progress, writer
+    from .output import progress, resume_point, writer
 
     done = keep = 0
     if resume and output:
