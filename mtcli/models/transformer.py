@@ -79,10 +79,10 @@ class TransformerSeq2Seq(Seq2Seq):
         self.encoder_norm = _norm(config) if config.norm_position == "pre" else nn.Identity()
         self.decoder_norm = _norm(config) if config.norm_position == "pre" else nn.Identity()
         self.projection = Linear(hidden, target_size)
-        if tied != "none":
-            self.projection.weight = self.target_embedding.weight
         if not self.projection.weight.is_meta:
             self._initialise()
+        if tied != "none":
+            self.projection.weight = self.target_embedding.weight
 
     def _initialise(self) -> None:
         """Xavier for matrices (queries, keys, values and gates each on their own), zero for biases.
@@ -95,9 +95,8 @@ class TransformerSeq2Seq(Seq2Seq):
                 nn.init.zeros_(module.bias)
                 for block in module.weight.split(getattr(module, "sizes", module.out_features)):
                     nn.init.xavier_uniform_(block)
-        for module in self.modules():
-            if isinstance(module, Embedding):
-                nn.init.normal_(module.weight, std=self.config.hidden_size**-0.5)
+        for embedding in (self.source_embedding, self.target_embedding):
+            nn.init.normal_(embedding.weight, std=self.config.hidden_size**-0.5)
 
     def _embed(self, embedding: nn.Embedding, ids: Tensor, start: int = 0) -> Tensor:
         """ids (R, T) at positions from ``start`` -> (R, T, H)"""
@@ -285,6 +284,8 @@ class MultiHeadAttention(nn.Module):
     """softmax(QKᵀ/√D)V in several heads; Vaswani et al. 2017, section 3.2; grouped keys: Ainslie
     et al. 2023. ``name`` is what its weights are called in maps."""
 
+    output: Linear
+
     def __init__(self, config: TransformerConfig, name: str):
         super().__init__()
         self.name = name
@@ -297,7 +298,6 @@ class MultiHeadAttention(nn.Module):
             )
         self.size = config.hidden_size // self.heads
         self.dropout = config.attention_dropout
-        self.output = Linear(config.hidden_size, config.hidden_size)
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, heads·D) -> (B, heads, T, D)"""
@@ -332,6 +332,7 @@ class SelfAttention(MultiHeadAttention):
         super().__init__(config, name)
         keys = self.groups * self.size
         self.query_key_value = PackedLinear(config.hidden_size, [config.hidden_size, keys, keys])
+        self.output = Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -358,6 +359,7 @@ class CrossAttention(MultiHeadAttention):
         super().__init__(config, name)
         self.query = Linear(config.hidden_size, config.hidden_size)
         self.key_value = PackedLinear(config.hidden_size, [self.groups * self.size] * 2)
+        self.output = Linear(config.hidden_size, config.hidden_size)
 
     def keys_and_values(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """encoded (B, S, H) -> keys and values (B, G, S, D)"""
@@ -413,6 +415,8 @@ class LearnedPositions(Positions):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.embedding = Embedding(config.max_positions, config.hidden_size)
+        if not self.embedding.weight.is_meta:
+            nn.init.normal_(self.embedding.weight, std=config.hidden_size**-0.5)
 
     def table(self, start: int, length: int, like: Tensor) -> Tensor:
         if start + length > self.embedding.num_embeddings:
