@@ -232,9 +232,11 @@ def write(
 
     encoder.embeddings[0].weight = _array(model.source_embedding.weight)
     decoder.embeddings.weight = _array(model.target_embedding.weight)
-    if rows := table_positions(config):
-        table = _array(model.positions.table(0, rows, model.source_embedding.weight))
-        encoder.position_encodings.encodings = decoder.position_encodings.encodings = table
+    rows = table_positions(config) or 0
+    table = model.positions.table(0, rows, model.source_embedding.weight)
+    if table is not None:
+        for part in (encoder, decoder):
+            part.position_encodings.encodings = _array(table)
     ours: Any
     for layer, ours in zip(encoder.layer, model.encoder):
         _put_attention(layer.self_attention, ours.self_attention, ours.around_attention.norm)
