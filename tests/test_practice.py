@@ -353,14 +353,14 @@ def test_ensemble_steps_agree_with_teacher_forcing():
     with torch.inference_mode():
         taught = model.project(model(source, mask, target))
         memory = model.encode(source, mask)
-        rows = torch.arange(2).repeat_interleave(
-            3
-        )  # three hypotheses of each sentence share its memory
-        state = model.reorder(model.init_state(memory), rows)
+        # Three hypotheses of each sentence share its memory.
+        rows = torch.arange(2).repeat_interleave(3)
+        state = model.init_state(memory).select(rows)
         for step in range(6):
-            logits, state, weights = model.decode_step(target[rows, step], state, memory, True)
+            logits, state = model.decode_step(target[rows, step], state, memory)
             assert logits.allclose(taught[rows, step], atol=1e-9)
-            assert weights.shape == (6, 5) and weights.sum(1).allclose(torch.ones(6).double())
+        weights = model.alignment(source, mask, target)
+        assert weights.shape == (2, 6, 5) and weights.sum(2).allclose(torch.ones(2, 6).double())
     assert taught.exp().sum(-1).allclose(torch.ones(2, 6).double())
 
 

@@ -24,7 +24,7 @@ from mtcli.support.processes import Pool
 from mtcli.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(
-    not processes.possible(), reason="processes are forked on Linux only"
+    not processes.can_fork(), reason="processes are forked on Linux only"
 )
 
 ROOT = Path(__file__).parents[1]
@@ -230,7 +230,8 @@ def test_a_file_is_translated_the_same_by_several_processes(tmp_path):
     ]
     options = dict(beam_size=3, n_best=3, attention=True)
     alone, together = (
-        Translator.load(run.path, "cpu", threads).translate(lines, **options) for threads in (1, 2)
+        Translator.load(run.path, "cpu", processes=count).translate(lines, **options)
+        for count in (1, 2)
     )
     for one, other in zip(alone, together, strict=True):
         assert one.source == other.source

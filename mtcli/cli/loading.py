@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..support import distributed
-from ..support.processes import possible as processes_possible
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -70,5 +69,4 @@ def load_translator(
     """
     from ..decoding.translator import Translator
 
-    processes = None if parallel and processes_possible() else 1
-    return Translator.load(runs, device, threads, processes)
+    return Translator.load(runs, device, threads, None if parallel else 1)

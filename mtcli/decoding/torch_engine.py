@@ -20,7 +20,7 @@ from ..models.batches import Sequences, padded_batch
 from ..run.directory import Run
 from ..support import devices
 from ..support.errors import UserError
-from ..support.processes import Pool
+from ..support.processes import Pool, can_fork
 from ..text.vocab import BOS, EOS, PAD, UNK
 from .engine import Hypothesis, Request
 from .search import SearchOptions, search
@@ -146,7 +146,8 @@ class TorchEngine:
         autocast, _ = devices.autocast(device, runs[0].config.training.precision)
         names = [f"{run.path.resolve()}, checkpoint {n}" for run, (_, n) in zip(runs, loaded)]
         model = models[0] if len(models) == 1 else Ensemble(models).eval()
-        processes = min(processes, MOST_PROCESSES) if device.type == "cpu" else 1
+        several = device.type == "cpu" and can_fork()
+        processes = min(processes, MOST_PROCESSES) if several else 1
         return cls(model, device, autocast, " + ".join(names), processes)
 
     def search_all(self, requests: Iterable[Request]) -> Iterator[list[list[Hypothesis]]]:
@@ -166,20 +167,12 @@ class TorchEngine:
         return self._with_attention(request.sources, found) if request.attention else found
 
     def _options(self, request: Request) -> SearchOptions:
-        decoding, prefix = request.decoding, request.prefix
-        lengths = [decoding.lengths(len(source) - 1) for source in request.sources]
-        most = [length for _, length in lengths]
-        if self.max_positions is not None:
-            most = [min(length, self.max_positions - 1) for length in most]
-            if len(prefix) >= self.max_positions:
-                raise UserError(
-                    f"The prefix has {len(prefix)} tokens; the model writes {self.max_positions - 1}."
-                )
+        decoding, lengths = request.decoding, request.lengths(self.max_positions)
         return SearchOptions(
             bos=BOS,
             eos=EOS,
-            min_lengths=[length for length, _ in lengths],
-            max_lengths=most,
+            min_lengths=[least for least, _ in lengths],
+            max_lengths=[most for _, most in lengths],
             banned=[PAD, BOS] if decoding.generate_unknown else [PAD, BOS, UNK],
             beam_size=decoding.beam_size,
             n_best=request.n_best,
@@ -188,7 +181,7 @@ class TorchEngine:
             sampling=decoding.sampling,
             keys=request.keys,
             no_repeat_ngram=decoding.no_repeat_ngram,
-            prefix=prefix,
+            prefix=request.prefix,
         )
 
     def _with_attention(

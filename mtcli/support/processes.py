@@ -82,7 +82,7 @@ class Pool:
             executor.shutdown(cancel_futures=True)
 
 
-def possible() -> bool:
+def can_fork() -> bool:
     """Whether this process can be forked: elsewhere than on Linux the system's own threads do not survive it."""
     return sys.platform == "linux" and not multiprocessing.current_process().daemon
 

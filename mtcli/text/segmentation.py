@@ -27,6 +27,10 @@ class BPEDropout:
         self.ranks = {piece: rank for rank, piece in enumerate(by_score)}
         self.dropout = dropout
         self._undropped = lru_cache(REMEMBERED)(lambda word: self._merge(word, math.inf, Random()))
+        self._made_of = scores, dropout
+
+    def __reduce__(self):
+        return type(self), self._made_of  # to other processes without what it remembers
 
     def __call__(self, word: str, random: Random) -> list[str]:
         """A segmentation of ``word``, in which a character without a piece is alone."""
@@ -78,15 +82,18 @@ class UnigramSampling:
     ``scores`` are the log-probabilities of the pieces that text may consist of.
     """
 
-    UNKNOWN = (
-        -10.0
-    )  # log-probability of a character without a piece, relative to the least probable piece
+    UNKNOWN = -10.0
+    """Log-probability of a character without a piece, relative to the least probable piece."""
 
     def __init__(self, scores: dict[str, float], alpha: float):
         self.weights = {piece: alpha * score for piece, score in scores.items()}
         self.unknown = alpha * (min(scores.values(), default=0.0) + self.UNKNOWN)
         self.longest = max(map(len, scores), default=1)
         self._starts = lru_cache(REMEMBERED)(self._find_starts)
+        self._made_of = scores, alpha
+
+    def __reduce__(self):
+        return type(self), self._made_of  # to other processes without what it remembers
 
     def __call__(self, word: str, random: Random) -> list[str]:
         """A segmentation of ``word``, in which a character without a piece is alone."""

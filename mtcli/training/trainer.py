@@ -162,6 +162,7 @@ class Trainer:
     def _update(self, rows: np.ndarray) -> None:
         """One optimizer step on the pairs of ``rows``."""
         started, progress = time.perf_counter(), self.progress
+        devices.choose_products()  # a validation may have chosen otherwise
         factor = self.schedule.factor(progress.update, self.share_done())
         optim.set_learning_rate(self.optimizers, factor)
         self.model.zero_grad()
