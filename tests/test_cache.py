@@ -358,6 +358,7 @@ def builder(folder: Path, die_at: int) -> subprocess.Popen:
     return subprocess.Popen(code, stdout=subprocess.PIPE, env=environment, text=True)
 
 
+@pytest.mark.slow
 def test_two_builders_and_one_that_is_killed(tmp_path):
     write(tmp_path / "a.tsv", *zip(LINES, LINES))
     expected = sum(sum(CHAR[0].encode(line)) for line in LINES)
