@@ -105,6 +105,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_death_is_told_by_the_others():
     (code, out, _), (killed, _, _) = spawn(DEATH)
     assert killed == -9 and code == 1

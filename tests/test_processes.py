@@ -191,6 +191,7 @@ with lock(Path({lock!r})):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_processes_and_locks_end_with_the_parent(ending, tmp_path):
     path = tmp_path / "lock"
@@ -215,6 +216,7 @@ def test_processes_and_locks_end_with_the_parent(ending, tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_file_is_translated_the_same_by_several_processes(tmp_path):
     tiny.write(tmp_path)
     path = tiny.write_config(tmp_path, model="transformer", decoding={"batch_tokens": 40})

@@ -1,7 +1,4 @@
-"""What torchrun says of this process, and the few things that processes tell each other, as JSON over the CPU.
-
-Everything here works in a single process too.
-"""
+"""What torchrun says of this process, and the few things that processes tell each other; one process works too."""
 
 from __future__ import annotations
 
@@ -47,7 +44,8 @@ def init(device: torch.device | str) -> None:
 
     Raises UserError where torchrun's variables do not fit together or the others cannot be reached.
     """
-    if world_size() == 1:
+    me, count = rank(), world_size()
+    if count == 1:
         return
     import torch
     import torch._dynamo  # if DistributedDataParallel loads it later, it keeps the group: see `shutdown`
@@ -59,20 +57,18 @@ def init(device: torch.device | str) -> None:
     if kind == "cuda":
         if local_rank() >= torch.cuda.device_count():
             raise UserError(
-                f"Process {rank()} needs GPU {local_rank()}, but this machine shows {torch.cuda.device_count()}. "
+                f"Process {me} needs GPU {local_rank()}, but this machine shows {torch.cuda.device_count()}. "
                 "Give torchrun at most that number with --nproc-per-node."
             )
         torch.cuda.set_device(local_rank())
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        if world_size() == _number("LOCAL_WORLD_SIZE", 0):
+        if count == _number("LOCAL_WORLD_SIZE", 0):
             # torchrun's store keeps the addresses of processes that are gone (PyTorch's issue 135712). Each of several
             # machines counts its own restarts: there torchrun must be told to drop the store.
             store = dist.PrefixStore(f"restart {_number('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        dist.init_process_group(
-            backend, store=store, rank=rank(), world_size=world_size(), timeout=TIMEOUT
-        )
+        dist.init_process_group(backend, store=store, rank=me, world_size=count, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         hint = "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set by torchrun; for one process, unset them."
         raise _failure("cannot reach the others", error, hint) from error

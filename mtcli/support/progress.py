@@ -13,16 +13,11 @@ from . import distributed
 log = logging.getLogger("mtcli")
 
 
-def live() -> bool:
-    """Whether somebody is watching: stderr is a terminal, and this is the process that shows progress."""
-    return distributed.is_main() and sys.stderr.isatty()
-
-
 class Bar:
     """Shows which share of training is done (0 to 1), and what the log says."""
 
     def __init__(self, done: float):
-        self.live = live()
+        self.live = distributed.is_main() and sys.stderr.isatty()
         self.bar = tqdm(
             total=100.0,
             initial=100 * done,
