@@ -19,7 +19,7 @@ from mtcli.models import MODELS, build_model
 from mtcli.models.attention import ATTENTIONS
 from mtcli.models.base import Memory, Rows, Seq2Seq, State, named_tensors, with_tensors
 from mtcli.models.gru import CELLS
-from mtcli.models.transformer import POSITIONS
+from mtcli.models.positions import POSITIONS
 from mtcli.support.errors import UserError
 
 VOCABULARY = 13

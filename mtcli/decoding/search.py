@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from ..config import LengthPenalty, Sampling
 from ..models.base import Memory, Rows, State
+from ..support import devices
 from ..support.errors import UserError
 from .engine import Hypothesis
 
@@ -139,10 +140,11 @@ def search(
         if device.type == "cpu" or (step + 1) % CHECK_EVERY == 0:
             if (unfinished := done.tolist().count(False)) == 0:
                 break
-            if unfinished < len(done):
-                staying = done.byte().argsort(stable=True)[:unfinished]
+            if (size := _leaving_size(unfinished)) < len(done):
+                staying = done.byte().argsort(stable=True)[:size]  # the unfinished first
                 sentences, memory = sentences.select(staying), memory.select(staying)
                 rows, tokens = rows[staying], tokens[staying]
+                devices.choose_products(rows.numel())
         parents, tokens = rows.view(-1), tokens.reshape(-1)
         if staying is not None or (strategy.reorders and step >= len(prefix)):
             state = state.select(parents)
@@ -192,6 +194,13 @@ def _finish(
     done = choice.live.amax(1) / reach <= sentences.finished[:, -1]
     sentences.live = choice.live.masked_fill(done[:, None], NEVER)
     return done
+
+
+def _leaving_size(unfinished: int) -> int:
+    """How many sentences stay when others leave: at least the unfinished, in one of a few sizes (2,
+    3, 4, 6, 8, 12, 16, …), since oneDNN makes a kernel for every new number of rows."""
+    unit = 1 << max(0, unfinished.bit_length() - 2)
+    return -(-unfinished // unit) * unit
 
 
 # ----------------------------------------------------------------------- what one step decides
@@ -249,7 +258,7 @@ class Greedy:
     reorders = False
 
     def choose(self, log_probs, live, ends, full, early, noise) -> Choice:
-        best, tokens = log_probs.max(2)
+        best, tokens = _top(log_probs, torch.zeros_like(ends), 1)
         if full is not None:
             best = best.masked_fill(full, NEVER)
         if early is not None:
@@ -311,9 +320,25 @@ class Sample:
 
 def _top(values: Tensor, offsets: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each sentence's K·V values, largest first, and their places: (B, K, V) ->
-    (B, k), (B, k). ``offsets`` (B, K) are added to all values of a hypothesis."""
-    total = (values + offsets.unsqueeze(2)).flatten(1)
-    best, places = total.topk(min(k, total.shape[1]))
+    (B, k), (B, k). ``offsets`` (B, K) are added to all values of a hypothesis.
+
+    They are in the k groups with the largest maxima: `topk` of those is four times as fast as of
+    everything on the CPU. Members of a group are V / members apart, since maxima over rows are fast.
+    """
+    vocabulary = values.shape[2]
+    if len(values) == 1 and values.numel() >= k:  # not worth it
+        return (values + offsets.unsqueeze(2)).flatten(1).topk(k)
+    members = next(size for size in range(20, 0, -1) if vocabulary % size == 0)
+    groups = vocabulary // members
+    maxima = values.unflatten(2, (members, groups)).amax(2) + offsets.unsqueeze(2)  # (B, K, groups)
+    chosen = maxima.flatten(1).topk(min(k, maxima[0].numel())).indices
+    hypotheses = chosen // groups
+    first = chosen + hypotheses * (vocabulary - groups)  # the place of a group's first member
+    places = first.unsqueeze(2) + torch.arange(0, vocabulary, groups, device=values.device)
+    inside = values.flatten(1).gather(1, places.flatten(1)).view(places.shape)
+    inside = (inside + offsets.gather(1, hypotheses).unsqueeze(2)).flatten(1)  # (B, k·members)
+    best, order = inside.topk(min(k, inside.shape[1]))
+    places = places.flatten(1).gather(1, order)
     if missing := k - best.shape[1]:  # fewer continuations than k exist
         best, places = pad(best, (0, missing), value=NEVER), pad(places, (0, missing))
     return best, places

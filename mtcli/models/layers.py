@@ -42,10 +42,10 @@ class MetaFriendly:
 
 
 class Linear(MetaFriendly, nn.Linear):
-    """A linear layer that adds its bias last, which is faster on the CPU."""
+    """A linear layer that adds its bias last: on the CPU that is faster for many rows."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.bias is None or x.device.type != "cpu":
+        if x.device.type != "cpu" or self.bias is None:
             return F.linear(x, self.weight, self.bias)
         return F.linear(x, self.weight).add_(self.bias)
 

@@ -17,6 +17,7 @@ from ..config import Transformer as TransformerConfig
 from ..support.errors import UserError
 from .base import Maps, Memory, Rows, Seq2Seq, State
 from .layers import Dropout, Embedding, Linear
+from .positions import POSITIONS, Rotation
 
 CHUNK = 16  # positions by which a cache grows; softmax over fewer is slow on the CPU
 
@@ -48,6 +49,8 @@ class KVCache(Rows):
 
 @dataclass
 class TransformerMemory(Memory):
+    bias: Tensor
+    """(B, 1, 1, S): 0 for a real token, -∞ for padding."""
     keys: list[Tensor]
     """For each decoder layer, of its attention to the source, (B, G, S, D)."""
     values: list[Tensor]
@@ -107,12 +110,13 @@ class TransformerSeq2Seq(Seq2Seq):
         self, source: Tensor, source_mask: Tensor, maps: Maps | None = None
     ) -> TransformerMemory:
         x = self._embed(self.source_embedding, source)
-        bias, rotation = _bias(source_mask, x), self.positions.rotation(0, source.shape[1], x)
+        bias = _bias(source_mask, x)[:, None, None]
+        rotation = self.positions.rotation(0, source.shape[1], x)
         for layer in self.encoder:
-            x = layer(x, bias[:, None, None], rotation, maps)
+            x = layer(x, bias, rotation, maps)
         x = self.encoder_norm(x)
         keys, values = zip(*(layer.cross_attention.keys_and_values(x) for layer in self.decoder))
-        return TransformerMemory(source_mask, list(keys), list(values))
+        return TransformerMemory(source_mask, bias, list(keys), list(values))
 
     def init_state(self, memory: Memory) -> TransformerState:
         assert isinstance(memory, TransformerMemory)
@@ -134,7 +138,7 @@ class TransformerSeq2Seq(Seq2Seq):
         position, past = state.position, None
         if not torch.compiler.is_compiling():
             room = -(-(position + 1) // CHUNK) * CHUNK
-            past = torch.arange(room, device=tokens.device) <= position
+            past = (torch.arange(room, device=tokens.device) <= position)[None]
         states = self._decode(tokens[:, None], position, past, memory, state.caches, maps)
         return self.project(states[:, 0]), TransformerState(position + 1, state.caches)
 
@@ -149,14 +153,14 @@ class TransformerSeq2Seq(Seq2Seq):
     ) -> Tensor:
         """tokens (R, T) at positions from ``start`` -> states (R, T, H).
 
-        past: which positions each one sees of its own target, (T, T), or of the caches, (C,).
+        past: which positions each one sees of its own target, (T, T), or of the caches, (1, C).
         """
         assert isinstance(memory, TransformerMemory)
         x = self._embed(self.target_embedding, tokens, start)
         rotation = self.positions.rotation(start, tokens.shape[1], x)
-        own, bias = None if past is None else _bias(past, x), _bias(memory.mask, x)[:, None, None]
+        own = None if past is None else _bias(past, x)
         for index, layer in enumerate(self.decoder):
-            source = Source(memory.keys[index], memory.values[index], bias)
+            source = Source(memory.keys[index], memory.values[index], memory.bias)
             x = layer(x, own, rotation, source, caches[index] if caches else None, maps)
         return self.decoder_norm(x)
 
@@ -301,15 +305,16 @@ class MultiHeadAttention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, heads·D) -> (B, heads, T, D)"""
-        return x.unflatten(-1, (-1, self.size)).transpose(1, 2)
+        return x.view(*x.shape[:2], -1, self.size).transpose(1, 2)
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, maps: Maps | None
     ) -> Tensor:
         """query (B, A, T, D), keys and values (B, G, S, D), bias broadcast to (B, A, T, S) ->
-        (B, T, H). Written out on the CPU, where PyTorch's kernel is slow for short sentences."""
+        (B, T, H). Written out for several queries on the CPU, where PyTorch's kernel is slow for
+        short sentences."""
         dropout = self.dropout if self.training else 0.0
-        if query.device.type != "cpu" and maps is None:
+        if maps is None and (query.device.type != "cpu" or query.shape[2] == 1):
             x = F.scaled_dot_product_attention(
                 query, keys, values, bias, dropout, enable_gqa=self.groups != self.heads
             )
@@ -374,95 +379,3 @@ class CrossAttention(MultiHeadAttention):
             weights = maps[self.name].unflatten(2, (rows // sentences, length))
             maps[self.name] = weights.transpose(1, 2).flatten(0, 1)
         return y.view(rows, length, hidden)
-
-
-# ------------------------------------------------------------------------------------------ positions
-
-
-class Positions(nn.Module):
-    """How a model knows where a token is: by vectors that are added to embeddings, by a rotation of
-    queries and keys in self-attention, or both."""
-
-    def table(self, start: int, length: int, like: Tensor) -> Tensor | None:
-        """The vectors that are added, (length, H)."""
-        return None
-
-    def add(self, x: Tensor, start: int) -> Tensor:
-        """x (R, T, H) at positions from ``start``, with what is added."""
-        table = self.table(start, x.shape[1], x)
-        return x if table is None else x + table
-
-    def rotation(self, start: int, length: int, like: Tensor) -> Rotation | None:
-        return None
-
-
-class SinusoidalPositions(Positions):
-    """sin and cos of geometrically spaced frequencies; Vaswani et al. 2017, section 3.5. The sines
-    are before the cosines, an order that the embeddings do not care about."""
-
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        self.size = config.hidden_size
-
-    def table(self, start: int, length: int, like: Tensor) -> Tensor:
-        angles = _angles(start, length, (self.size + 1) // 2, like)
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, : self.size].to(like.dtype)
-
-
-class LearnedPositions(Positions):
-    """A learned vector for each position (Gehring et al. 2017)."""
-
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        self.embedding = Embedding(config.max_positions, config.hidden_size)
-        if not self.embedding.weight.is_meta:
-            nn.init.normal_(self.embedding.weight, std=config.hidden_size**-0.5)
-
-    def table(self, start: int, length: int, like: Tensor) -> Tensor:
-        if start + length > self.embedding.num_embeddings:
-            raise UserError(
-                f"A sentence of {start + length} tokens is longer than the "
-                f"{self.embedding.num_embeddings} positions that this model has learned; split it, "
-                "or train with a larger model.max_positions."
-            )
-        return self.embedding.weight[start : start + length]
-
-
-class RotaryPositions(Positions):
-    """Queries and keys of self-attention are rotated by their position (Su et al. 2021)."""
-
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        self.size = config.hidden_size // config.heads
-
-    def rotation(self, start: int, length: int, like: Tensor) -> Rotation:
-        return Rotation(_angles(start, length, self.size // 2, like), like.dtype)
-
-
-class Rotation:
-    """Rotates the pairs (i, i + D/2) of every vector by angles (T, D/2)."""
-
-    def __init__(self, angles: Tensor, dtype: torch.dtype):
-        self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(B, heads, T, D) -> the same, rotated"""
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat(
-            [first * self.cos - second * self.sin, second * self.cos + first * self.sin], dim=-1
-        )
-
-
-def _angles(start: int, length: int, frequencies: int, like: Tensor) -> Tensor:
-    """position · 10000^(-i / frequencies): (length, frequencies)"""
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    positions = torch.arange(start, start + length, device=like.device, dtype=dtype)
-    powers = torch.arange(frequencies, device=like.device, dtype=dtype) / frequencies
-    return positions[:, None] * 10000.0**-powers
-
-
-POSITIONS: dict[str, type[Positions]] = {
-    "sinusoidal": SinusoidalPositions,
-    "learned": LearnedPositions,
-    "rotary": RotaryPositions,
-}

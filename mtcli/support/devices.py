@@ -13,7 +13,7 @@ import torch
 
 from .errors import UserError
 
-FEW_ROWS = 24  # of a product of matrices, below which oneDNN is slower than PyTorch's default
+FEW_ROWS = 8  # fewer are multiplied faster by PyTorch's default kernels
 
 
 def prepare(name: str, threads: int | None = None, kernels: int = 64) -> torch.device:
