@@ -50,10 +50,9 @@ def load_model(
     first = {id(state[name]): name for name in names}  # under which a tied table was saved
     tensors = {name: saved.model[first[id(each)]] for name, each in state.items()}
     model.load_state_dict(tensors, assign=True)  # the names of a tied table share its memory
-    encoder = set(model.encoder.modules())  # has many rows
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and module not in encoder:
-            # Inputs first in memory: on the CPU faster for few rows.
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not name.startswith("encoder."):
+            # Inputs first in memory: on the CPU faster for the few rows of a step.
             weight = module.weight.detach().t().contiguous().t()
             module.weight = nn.Parameter(weight, requires_grad=False)
     return model.requires_grad_(False).eval(), saved.update

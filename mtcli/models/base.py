@@ -87,7 +87,6 @@ class Seq2Seq(nn.Module):
     """A source-to-target model that can be taught (`forward`) and stepped (`encode`,
     `init_state`, `decode_step`). Nothing of the encoder is copied per hypothesis."""
 
-    encoder: nn.Module
     projection: nn.Linear
     """From decoder states to logits; the last layer."""
     max_positions: int | None = None
