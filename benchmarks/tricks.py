@@ -45,7 +45,7 @@ def plain_loss(states, weight, bias, targets, smoothing):
 def default_kernels() -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
     yield
-    devices.choose_products()
+    devices.choose_products(torch.device("cpu"))
 
 
 WITHOUT: dict[str, Callable] = {

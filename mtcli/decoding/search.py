@@ -144,7 +144,7 @@ def search(
                 staying = done.byte().argsort(stable=True)[:size]  # the unfinished first
                 sentences, memory = sentences.select(staying), memory.select(staying)
                 rows, tokens = rows[staying], tokens[staying]
-                devices.choose_products(rows.numel())
+                devices.choose_products(device, rows.numel())
         parents, tokens = rows.view(-1), tokens.reshape(-1)
         if staying is not None or (strategy.reorders and step >= len(prefix)):
             state = state.select(parents)

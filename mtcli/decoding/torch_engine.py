@@ -166,7 +166,7 @@ class TorchEngine:
             torch.from_numpy(x).to(self.device) for x in Sequences.of(request.sources).padded()
         )
         options = self._options(request)
-        devices.choose_products(len(ids) * max(options.beam_size, options.n_best))
+        devices.choose_products(self.device, len(ids) * max(options.beam_size, options.n_best))
         with torch.inference_mode(), self.autocast():
             found = search(self.model, self.model.encode(ids, mask), options)
         return self._with_attention(request.sources, found) if request.attention else found
@@ -214,7 +214,7 @@ class TorchEngine:
     ) -> list[list[float]]:
         """Log-probability of every id of each target, which ends in EOS (forced decoding)."""
         batch = padded_batch(Sequences.of(sources), Sequences.of(targets)).to(self.device)
-        devices.choose_products(batch.source.numel())
+        devices.choose_products(self.device, batch.source.numel())
         scores = []
         with torch.inference_mode(), self.autocast():
             states = self.model(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]

@@ -28,8 +28,7 @@ def prepare(name: str, threads: int | None = None, kernels: int = 64) -> torch.d
     if threads is not None:
         torch.set_num_threads(threads)
     device = choose(name)
-    if device.type == "cpu":
-        choose_products()
+    choose_products(device)
     return device
 
 
@@ -73,11 +72,13 @@ def keep_freed_memory() -> None:
     mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def choose_products(rows: int | None = None) -> None:
+def choose_products(device: torch.device, rows: int | None = None) -> None:
     """Choose how the CPU multiplies float32 matrices of ``rows`` rows (None: many), for the process, at no loss.
 
     It is never restored: a thread that chose otherwise meanwhile costs speed, not a result.
     """
+    if device.type != "cpu":  # where the same setting would allow TF32
+        return
     many = rows is None or rows >= FEW_ROWS
     wanted = "medium" if many and _onednn_is_exact() else "highest"
     if torch.get_float32_matmul_precision() != wanted:

@@ -75,8 +75,7 @@ class Trainer:
         if self.settings.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
             torch.use_deterministic_algorithms(True)
-        if device.type == "cpu":
-            devices.choose_products()
+        devices.choose_products(device)
         with distributed.main_first():
             self.codecs = prepare(config, run)
         sizes = [len(side.vocabulary) for side in self.codecs]
@@ -162,7 +161,7 @@ class Trainer:
     def _update(self, rows: np.ndarray) -> None:
         """One optimizer step on the pairs of ``rows``."""
         started, progress = time.perf_counter(), self.progress
-        devices.choose_products()  # a validation may have chosen otherwise
+        devices.choose_products(self.device)  # a validation may have chosen otherwise
         factor = self.schedule.factor(progress.update, self.share_done())
         optim.set_learning_rate(self.optimizers, factor)
         self.model.zero_grad()
