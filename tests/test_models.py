@@ -60,13 +60,19 @@ def combinations(kind: Any) -> Iterator[Any]:
             yield kind(**dict(choice))
 
 
-CONFIGS = [config for kind in kinds().values() for config in combinations(kind)]
-
-
 def name(config: Any) -> str:
     """The kind and what was chosen for it, in the order of the config."""
     chosen = config.model_fields_set - {key for key, values in NUMBERS.items() if len(values) == 1}
     return "-".join(str(getattr(config, key)) for key in type(config).model_fields if key in chosen)
+
+
+def parameters(kind: Any) -> Iterator[Any]:
+    """All of `combinations`; those after any two options have met are slow, since they are many."""
+    met: set[Any] = set()
+    for config in combinations(kind):
+        pairs = set(itertools.combinations(config.model_dump().items(), 2))
+        yield pytest.param(config, id=name(config), marks=[pytest.mark.slow] * (pairs <= met))
+        met |= pairs
 
 
 def build(config: Any) -> Seq2Seq:
@@ -79,7 +85,7 @@ def build(config: Any) -> Seq2Seq:
     return model
 
 
-@pytest.fixture(params=CONFIGS, ids=name)
+@pytest.fixture(params=[each for kind in kinds().values() for each in parameters(kind)])
 def config(request: pytest.FixtureRequest) -> Any:
     return request.param
 
