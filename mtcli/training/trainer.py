@@ -95,8 +95,7 @@ class Trainer:
         engine = TorchEngine(self.model, device, self.autocast)
         self.translator = Translator(engine, self.codecs, config)
         self.progress, self.tally = Progress(), Tally(device)
-        self.stop = 0  # the signal upon which all processes agreed to stop
-        self.save_due = False
+        self.stop, self.save_due = 0, False  # stop: the signal on which all processes agreed
 
     def _read_data(self) -> None:
         config = self.config
