@@ -100,7 +100,7 @@ class TokenizerPair(Section):
     def contradictions(self) -> Contradictions:
         for side in ("source", "target"):
             if getattr(self, side).shared:
-                yield f"{side}.shared", "is true; a shared tokenizer is given once, for both sides"
+                yield f"{side}.shared", "a shared tokenizer is given once, for both sides"
 
 
 class Recurrent(Section):
@@ -132,8 +132,7 @@ class Recurrent(Section):
 
     def contradictions(self) -> Contradictions:
         if self.bidirectional and self.hidden_size % 2:
-            size = self.hidden_size
-            yield "hidden_size", f"is {size}; two directions share it: choose an even number"
+            yield "hidden_size", "two directions share it: choose an even number"
 
 
 class Transformer(Section):
@@ -171,12 +170,11 @@ class Transformer(Section):
     def contradictions(self) -> Contradictions:
         size, heads, pairs = self.hidden_size, self.heads, self.key_value_heads
         if size % heads:
-            yield "hidden_size", f"is {size}; it must be a multiple of heads, which is {heads}"
+            yield "hidden_size", f"it must be a multiple of heads, which is {heads}"
         elif self.positions == "rotary" and size // heads % 2:
-            each = size // heads
-            yield "positions", f"is 'rotary'; it needs an even hidden_size / heads, which is {each}"
+            yield "positions", f"it needs an even hidden_size / heads, which is {size // heads}"
         if pairs and heads % pairs:
-            yield "key_value_heads", f"is {pairs}; heads, {heads}, must be a multiple of it"
+            yield "key_value_heads", f"heads, {heads}, must be a multiple of it"
 
 
 class Optimizer(Section):
@@ -322,13 +320,11 @@ class Training(Section):
     def contradictions(self) -> Contradictions:
         tokens, sentences = self.batch_tokens, self.batch_sentences
         if tokens and sentences:
-            yield "batch_sentences", f"is {sentences} and batch_tokens {tokens}; set one to null"
+            yield "batch_sentences", f"batch_tokens is {tokens}: set one of them to null"
         if not tokens and not sentences:
-            must = "it must be a whole number >= 1, unless batch_sentences is given"
-            yield "batch_tokens", f"is null; {must}"
+            yield "batch_tokens", "it must be a whole number >= 1, unless batch_sentences is given"
         if self.best_by not in ("loss", "perplexity", *self.validation_metrics):
-            must = "it must be loss or one of training.validation_metrics: add it there"
-            yield "best_by", f"is '{self.best_by}'; {must}"
+            yield "best_by", "it must be loss or one of training.validation_metrics: add it there"
 
 
 class LengthPenalty(Section):
@@ -389,10 +385,8 @@ class Decoding(Section):
         return min(least, most), most
 
     def contradictions(self) -> Contradictions:
-        least, most = self.min_length_ratio, self.max_length_ratio
-        if least > most:
-            must = f"it must not be above max_length_ratio, which is {most}"
-            yield "min_length_ratio", f"is {least}; {must}"
+        if self.min_length_ratio > (most := self.max_length_ratio):
+            yield "min_length_ratio", f"it must not be above max_length_ratio, which is {most}"
 
 
 class Evaluation(Section):
@@ -437,8 +431,8 @@ class Config(Section):
 
     def contradictions(self) -> Contradictions:
         if self.model.tied_embeddings == "all" and not self.shared_vocabulary:
-            must = "one table for both sides needs one vocabulary: set tokenizer.shared to true"
-            yield "model.tied_embeddings", f"is 'all'; {must}, or choose none, target"
+            way = "set tokenizer.shared to true, or choose none, target"
+            yield "model.tied_embeddings", f"one table for both sides needs one vocabulary: {way}"
 
 
 @cache
