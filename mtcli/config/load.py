@@ -146,10 +146,8 @@ def _put(value: Any, path: Path, new: Any, short: str) -> Any:
             raise LookupError(f"{show(items)} has no item {part}, counted from 0")
         old = items[part] if part < len(items) else None
         return [*items[:part], _put(old, rest, new, short), *items[part + 1 :]]
-    if isinstance(value, list):
-        raise LookupError(f"{show(value)} is a list; give an item's number, counted from 0")
     if not isinstance(value, dict | str | None):
-        raise LookupError(f"{show(value)} holds no keys")
+        raise LookupError(f"{show(value)} has no keys; the items of a list are numbered from 0")
     section = {short: value} if isinstance(value, str) else value or {}
     return {**section, part: _put(section.get(part), rest, new, short)}
 

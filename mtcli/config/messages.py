@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -137,13 +138,12 @@ def _keys(nodes: list[Node]) -> list[str]:
     return list(dict.fromkeys(key for node in nodes for key in node.get("properties", {})))
 
 
-def _all_paths(nodes: list[Node], above: Path = ()) -> list[Path]:
+def _all_paths(nodes: list[Node], above: Path = ()) -> Iterator[Path]:
     """The paths of all keys in ``nodes`` and below; those of a list's items without its index."""
-    paths: list[Path] = []
     for key in _keys(nodes):
-        deeper = _below(nodes, key)
-        paths += [(*above, key), *_all_paths(deeper + _below(deeper, 0), (*above, key))]
-    return paths
+        yield (*above, key)
+        below = _below(nodes, key)
+        yield from _all_paths(below + _below(below, 0), (*above, key))
 
 
 def _choices(node: Node) -> list[str]:

@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Strict, Tag
 
-from .corpora import Corpora, Corpus, File, has_sides
+from .corpora import Corpora, Corpus, Count, File, has_sides
 from .section import ByType, Contradictions, Section, by_size
 
-Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Beam = Annotated[int, Field(ge=1, le=1000)]
@@ -82,8 +81,8 @@ class Subwords(Tokenizer):
     vocabulary_size: Annotated[int, Field(ge=300)] = by_size(4000)
     """Pieces, special tokens and the 256 bytes included. Default: by the size of the corpus."""
     dropout: Fraction = 0.0
-    """Training only. bpe: share of merges left out (BPE-dropout, Provilkov et al. 2020). unigram: the smoothing alpha
-    of sampled segmentations (Kudo 2018). 0 always takes the best segmentation."""
+    """In training. bpe: share of merges left out (Provilkov et al. 2020). unigram: smoothing alpha of sampled
+    segmentations (Kudo 2018). 0: always the best segmentation."""
     character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 0.9999
     """Share of the text's characters that have their own piece; the rest is spelt in bytes."""
 
@@ -123,8 +122,8 @@ class Recurrent(Section):
     attention_at: Literal["before", "after"] = "after"
     """before: from the previous state, into the cell (Bahdanau). after: from the new state, into the output (Luong)."""
     context: Literal["init", "every_step"] = "init"
-    """Without attention: whether the encoder's final state only starts the decoder (Sutskever et al. 2014) or is also
-    an input of every step (Cho et al. 2014)."""
+    """Without attention: the encoder's final state starts the decoder (Sutskever et al. 2014), or is also an input of
+    every step (Cho et al. 2014)."""
     bridge: bool = True
     """A learned layer from the encoder's final state to the decoder's first; else it is passed on unchanged."""
     tied_embeddings: Literal["none", "target", "all"] = "none"
@@ -164,8 +163,7 @@ class Transformer(Section):
     max_positions: Width = 1024
     """Rows of a learned position table: the longest sentence in tokens that can be read or written."""
     tied_embeddings: Literal["none", "target", "all"] = by_size("target")
-    """target: the decoder's input and output share one table (Press and Wolf 2017); all: the encoder's too. Default: all
-    where the tokenizer is shared, else target."""
+    """As in a recurrent model. Default: all where the tokenizer is shared, else target."""
 
     def contradictions(self) -> Contradictions:
         size, heads, pairs = self.hidden_size, self.heads, self.key_value_heads
@@ -283,8 +281,7 @@ class Training(Section):
     max_gradient_norm: Positive | None = 1.0
     """Gradients are scaled down to this norm; null: never."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the forward pass (autocast), in training and in use; weights stay float32. auto: bf16 on a GPU that
-    has it, else float32."""
+    """Of the forward pass (autocast); weights stay float32. auto: bf16 on a GPU that has it, else float32."""
     log_every: Count = 50
     """Updates between two lines of the log."""
     validate_every: Count | Literal["epoch"] = by_size("epoch")
@@ -305,8 +302,7 @@ class Training(Section):
     save_minutes: Positive | None = 15
     """Save also between validations, so that a kill loses no more than this many minutes; null: only at validations."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """If a gradient is not finite: stop, and say where it comes from, or skip the update, and count it. (fp16 always skips
-    some, to find its scale.)"""
+    """At a gradient that is not finite: stop and say where it comes from, or skip the update (fp16 always skips some)."""
     deterministic: bool = False
     """On a GPU, use only operations that give the same bits every time. Slower; the CPU always does."""
     tensorboard: bool = False
@@ -359,8 +355,7 @@ class Decoding(Section):
     """1 is greedy search."""
     length_penalty: Annotated[LengthPenalty, ByType()] = LengthPenalty()
     look_ahead: CountOrZero | None = 3
-    """A search ends when no unfinished hypothesis could come out best even if this many more tokens were certain.
-    null: as many as its maximum length allows, which is exact and a third slower."""
+    """Search ends when no unfinished hypothesis could win with this many more certain tokens. null: exact, but slower."""
     min_length_ratio: Ratio = 0.0
     """A translation has at least this many tokens for each source token."""
     max_length_ratio: Ratio = 2.0
@@ -376,11 +371,10 @@ class Decoding(Section):
     """Padded source tokens that are translated at once."""
 
     def lengths(self, source: int) -> tuple[int, int]:
-        """Least and most target tokens for ``source`` tokens, EOS not counted on either side.
-
-        Rounded to a millionth first: 1.1 times 100 is 110 and not a little more, as floats have it.
-        """
-        least = math.ceil(round(source * self.min_length_ratio, 6))
+        """Least and most target tokens for ``source`` tokens, EOS not counted on either side."""
+        least = math.ceil(
+            round(source * self.min_length_ratio, 6)
+        )  # 1.1 * 100 is 110.00000000000001
         most = math.floor(round(source * self.max_length_ratio, 6)) + self.max_length_offset
         return min(least, most), most
 
@@ -415,8 +409,7 @@ class Config(Section):
     decoding: Decoding = Decoding()
     evaluation: Evaluation = Evaluation()
     init_from: File | None = None
-    """Run directory to start from: its tokenizers, vocabularies and best weights. Of `tokenizer` and `model`, what is
-    not given here is taken from there; only dropout may differ."""
+    """Run directory to start from: its tokenizers, vocabularies, model and best weights. Only dropout may differ."""
 
     @property
     def tokenizers(self) -> tuple[OneTokenizer, OneTokenizer]:
