@@ -187,7 +187,7 @@ def parse(text: str, place: Callable[[int], str]) -> tuple[Any, Places]:
     if bad := UNREADABLE.search(text):
         line = text.count("\n", 0, bad.start()) + 1
         raise UserError(f"{place(line)}: U+{ord(bad[0]):04X} is not allowed in YAML.")
-    loader, places = yaml.SafeLoader(text), {(): place(1)}
+    loader = yaml.SafeLoader(text)
     try:
         _refuse_anchors_and_tags(loader)
         node = yaml.compose(text, yaml.SafeLoader)
@@ -196,6 +196,7 @@ def parse(text: str, place: Callable[[int], str]) -> tuple[Any, Places]:
         if isinstance(error, yaml.MarkedYAMLError):
             mark, problem = error.problem_mark or mark, _in_words(error)
         raise UserError(f"{place(mark.line + 1)}: not valid YAML: {problem}.") from None
+    places: Places = {(): place(1)}
     return (None if node is None else _value(node, (), places, place)), places
 
 
@@ -204,10 +205,8 @@ def _refuse_anchors_and_tags(loader: yaml.SafeLoader) -> None:
     depth = 0
     while loader.check_event():
         event, problem = loader.get_event(), None
-        if isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             problem = f"nested more than {DEEPEST} levels deep"
         elif getattr(event, "anchor", None):
