@@ -401,7 +401,7 @@ foo: 1
     [
         (
             "training: {batch_tokens: 2, batch_sentences: 3}",
-            "training.batch_sentences is 3 and batch_tokens 2; set",
+            "training.batch_sentences is 3; batch_tokens is 2: set",
         ),
         (
             "training: {batch_tokens: null}",

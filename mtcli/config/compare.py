@@ -19,38 +19,33 @@ def changes(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[str]:
 
 
 def _differences(old: Any, new: Any, path: Path = ()) -> Iterator[tuple[Path, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        if old.get("type") != new.get("type"):  # their other keys are not the same ones
-            yield (*path, "type"), old.get("type"), new.get("type")
-            return
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        if old != new:
+            yield path, old, new
+    elif old.get("type") != new.get("type"):  # their other keys are not the same ones
+        yield (*path, "type"), old.get("type"), new.get("type")
+    else:
         for key in dict.fromkeys([*old, *new]):
             yield from _differences(old.get(key), new.get(key), (*path, key))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for number, (was, now) in enumerate(zip(old, new)):
-            yield from _differences(was, now, (*path, number))
-    elif old != new:
-        yield path, old, new
 
 
 def free_on_resume(config: Config) -> list[str]:
-    """The keys that may change when a run is continued: the weights after any given update do not depend on them.
+    """The keys that may change when a run is continued: the weights after a given update do not depend on them.
 
-    - How long to train, when to validate, what to keep, and what happens at a non-finite update. But a falling schedule
-      depends on the end (linear, cosine) or on validations (plateau). ``max_minutes`` is free all the same: who limits
-      the time wants the schedule to fall within it.
-    - ``micro_batch_tokens``, so that a run that was out of memory can go on: the same update but for rounding and
-      dropout noise, as on another device.
-    - How translations are searched for and scored, unless that decides which checkpoint is best.
+    Two exceptions: with ``max_minutes`` a schedule is meant to fall within the new time, and ``micro_batch_tokens``,
+    which changes rounding and dropout noise, lets a run go on that was out of memory.
     """
     training = config.training
     keys = ["log_every", "patience", "examples", "keep_checkpoints", "save_minutes", "tensorboard"]
     keys += ["micro_batch_tokens", "non_finite", "max_minutes"]
-    if training.schedule.type not in ("linear", "cosine"):
+    if training.schedule.type not in ("linear", "cosine"):  # which fall until the end
         keys += ["max_updates", "max_epochs"]
     if training.schedule.type != "plateau":
         keys += ["validate_every"]
     free = ["data.test", *(f"training.{key}" for key in keys)]
-    if training.best_by in ("loss", "perplexity"):
+    if training.best_by in ("loss", "perplexity"):  # nothing that is decoded decides
         free += ["training.validation_metrics", "training.validation_beam_size"]
         free += ["data.target_language", "decoding", "evaluation"]
     return free

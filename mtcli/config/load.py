@@ -30,12 +30,9 @@ LARGEST_FILE = 2**17  # bytes
 DEEPEST = 20  # levels of nesting
 MOST_PROBLEMS = 50  # in one report
 UNREADABLE = yaml.reader.Reader.NON_PRINTABLE  # control characters and lone surrogates
-SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {  # all others are text, such as a number of 19 digits
-    "null": (r"~|null|Null|NULL|", lambda text: None),
-    "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
-    "int": (r"[-+]?[0-9]{1,18}", int),
-    "float": (r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", float),
-}  # fmt: skip
+NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")
+WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None, "true": True, "True": True,
+         "TRUE": True, "false": False, "False": False, "FALSE": False}  # fmt: skip
 
 Name = str | os.PathLike[str]  # of a file
 Unknown = Literal["error", "ignore"]  # what unknown keys are
@@ -65,41 +62,36 @@ def loads(
         raise UserError(f"{name}:1: a configuration holds the sections {keys}; {what}.")
     for override in overrides:
         values = _override(values, places, override)
-    checked = _check(values)
-    if unknown == "ignore" and isinstance(checked, list):
-        ignored = [problem.path for problem in checked if problem.unknown_key]
-        for *above, key in ignored:
-            reduce(getitem, above, values).pop(key)
-        if ignored:
-            keys = ", ".join(map(dotted, ignored[:MOST_PROBLEMS]))
-            _warn_once(f"{name}: ignored unknown keys: {keys}.")
-            checked = _check(values)
-    if isinstance(checked, list):
-        raise UserError(_report(checked, places))
-    return checked
+    return _checked(values, places, name, unknown)
 
 
-def _check(values: Any) -> Config | list[Problem]:
+def _checked(values: Any, places: Places, name: str, unknown: Unknown) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        return explain(error, Config, values)
+        problems = explain(error, Config, values)
+    ignored = [problem.path for problem in problems if problem.unknown_key]
+    if unknown == "error" or not ignored:
+        raise UserError(_report(problems, places))
+    for *above, key in ignored:
+        reduce(getitem, above, values).pop(key)
+    keys = ", ".join(map(dotted, ignored[:MOST_PROBLEMS]))
+    _warn_once(f"{name}: ignored unknown keys: {keys}.")
+    return _checked(values, places, name, "error")
 
 
-@cache
-def _warn_once(text: str) -> None:
-    log.warning(text)
+_warn_once = cache(log.warning)
 
 
 def _report(problems: list[Problem], places: Places) -> str:
-    """A line for each problem, in the order of the text; one where a key is missing is at the key's section."""
-    order = {place: number for number, place in enumerate(dict.fromkeys(places.values()))}
+    """A line for each problem, in the order of the text; a missing key is reported at its section."""
+    order = {path: number for number, path in enumerate(places)}
     lines = []
     for path, text, _ in problems:
         while path not in places:
             path = path[:-1]
-        lines.append((order[places[path]], f"{places[path]}: {text}"))
-    shown = [line for _, line in sorted(lines, key=lambda line: line[0])[:MOST_PROBLEMS]]
+        lines.append((order[path], f"{places[path]}: {text}"))
+    shown = [line for _, line in sorted(lines)[:MOST_PROBLEMS]]
     more = [f"… and {len(lines) - MOST_PROBLEMS} more."] if len(lines) > MOST_PROBLEMS else []
     return "\n".join(shown + more)
 
@@ -154,10 +146,8 @@ def _put(value: Any, path: Path, new: Any, short: str) -> Any:
             raise LookupError(f"{show(items)} has no item {part}, counted from 0")
         old = items[part] if part < len(items) else None
         return [*items[:part], _put(old, rest, new, short), *items[part + 1 :]]
-    if isinstance(value, list):
-        raise LookupError(f"{show(value)} is a list; give an item's number, counted from 0")
     if not isinstance(value, dict | str | None):
-        raise LookupError(f"{show(value)} holds no keys")
+        raise LookupError(f"{show(value)} has no keys; the items of a list are numbered from 0")
     section = {short: value} if isinstance(value, str) else value or {}
     return {**section, part: _put(section.get(part), rest, new, short)}
 
@@ -171,6 +161,9 @@ def _read(path: Name) -> str:
     try:
         with open(path, "rb") as stream:
             data = stream.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise UserError(f"{name}: larger than {LARGEST_FILE >> 10} KiB; no configuration is.")
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         names = [other.name for other in file.parent.glob("*.y*ml")]
         close = get_close_matches(file.name, names, 1)
@@ -178,60 +171,12 @@ def _read(path: Name) -> str:
         raise UserError(f"{name}: there is no such file{hint}") from None
     except IsADirectoryError:
         raise UserError(f"{name}: this is a folder; name a YAML file in it.") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{name!r} cannot be read: {reason}.") from None
-    if len(data) > LARGEST_FILE:
-        raise UserError(f"{name}: larger than {LARGEST_FILE >> 10} KiB; this is no configuration.")
-    try:
-        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, byte = data.count(b"\n", 0, error.start) + 1, f"byte {data[error.start]:#04x}"
         raise UserError(f"{name}:{line}: {byte} is not UTF-8; save it as UTF-8.") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML with the scalars above, and without anchors, aliases and tags."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}
-    depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event, problem = self.peek_event(), None
-        if isinstance(event, yaml.AliasEvent) or event.anchor:
-            problem = "anchors and aliases (& and *) are not supported; write the value out, or put it in quotes"
-        elif event.tag is not None:
-            problem = "tags (!) are not supported; leave it out, or put the value in quotes"
-        elif self.depth == DEEPEST:
-            problem = f"nested more than {DEEPEST} levels deep"
-        if problem:
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-        self.depth += 1
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what any reader of YAML could take for something else than text."""
-
-
-TAG = "tag:yaml.org,2002:"
-for _name, (_pattern, _) in SCALARS.items():
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"{TAG}{_name}", re.compile(rf"(?:{_pattern})\Z"), None)
-_Dumper.add_representer(  # the other styles fold or normalise line ends
-    str,
-    lambda dumper, text: dumper.represent_scalar(
-        f"{TAG}str", text, style=None if text.isprintable() else '"'
-    ),
-)
-_Dumper.add_representer(
-    list,
-    lambda dumper, items: dumper.represent_sequence(
-        f"{TAG}seq", items, flow_style=not any(isinstance(item, dict | list) for item in items)
-    ),
-)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{name!r} cannot be read: {reason}.") from None
 
 
 def parse(text: str, place: Callable[[int], str]) -> tuple[Any, Places]:
@@ -242,27 +187,44 @@ def parse(text: str, place: Callable[[int], str]) -> tuple[Any, Places]:
     if bad := UNREADABLE.search(text):
         line = text.count("\n", 0, bad.start()) + 1
         raise UserError(f"{place(line)}: U+{ord(bad[0]):04X} is not allowed in YAML.")
-    loader = _Loader(text)
+    loader = yaml.SafeLoader(text)
     try:
-        node = loader.get_single_node()
-    except yaml.MarkedYAMLError as error:
-        line = (error.problem_mark or loader.get_mark()).line + 1
-        raise UserError(f"{place(line)}: not valid YAML: {_in_words(error)}.") from None
-    except (ValueError, OverflowError):  # from \U and %YAML with absurd numbers
-        line = loader.get_mark().line + 1
-        raise UserError(f"{place(line)}: not valid YAML: an impossible number.") from None
+        _refuse_anchors_and_tags(loader)
+        node = yaml.compose(text, yaml.SafeLoader)
+    except (yaml.MarkedYAMLError, ValueError, OverflowError) as error:
+        mark, problem = loader.get_mark(), "an impossible number"  # in \U or %YAML
+        if isinstance(error, yaml.MarkedYAMLError):
+            mark, problem = error.problem_mark or mark, _in_words(error)
+        raise UserError(f"{place(mark.line + 1)}: not valid YAML: {problem}.") from None
     places: Places = {(): place(1)}
     return (None if node is None else _value(node, (), places, place)), places
 
 
+def _refuse_anchors_and_tags(loader: yaml.SafeLoader) -> None:
+    """And what is nested too deep. Raises MarkedYAMLError."""
+    depth = 0
+    while loader.check_event():
+        event, problem = loader.get_event(), None
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            problem = f"nested more than {DEEPEST} levels deep"
+        elif getattr(event, "anchor", None):
+            problem = "anchors and aliases (& and *) are not supported; write the value out, or put it in quotes"
+        elif getattr(event, "tag", None) is not None:
+            problem = "tags (!) are not supported; leave it out, or put the value in quotes"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+
+
 def _in_words(error: yaml.MarkedYAMLError) -> str:
-    problem, context, began = error.problem or "", error.context or "", error.context_mark
+    problem, context = error.problem or "", error.context or ""
     if "'\\t'" in problem:
         return "a tab; indent with spaces"
     if "expected a single document" in context:
         return "a second document begins (---); a file holds one"
-    if problem and context and began:
-        return f"{problem} ({context} that began in line {began.line + 1})"
+    if problem and context and error.context_mark:
+        return f"{problem} ({context} that began in line {error.context_mark.line + 1})"
     return problem or context
 
 
@@ -271,22 +233,48 @@ def _value(node: yaml.Node, path: Path, places: Places, place: Callable[[int], s
     here = places.setdefault(path, place(node.start_mark.line + 1))
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*path, n), places, place) for n, item in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode):
-        values = {}
-        for key, value in node.value:
-            at, inner = place(key.start_mark.line + 1), (*path, key.value)
-            if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{at}: a key must be one word, not a list or section.")
-            if key.value in values:
-                twice = f"{dotted(inner)} is given twice, first at {places[inner]}; keep one."
-                raise UserError(f"{at}: {twice}")
-            places[inner] = at
-            values[key.value] = _value(value, inner, places, place)
-        return values
-    if UNREADABLE.search(node.value):
-        raise UserError(f"{here}: {dotted(path)} holds a control character or half of a character.")
-    kind = node.tag.rpartition(":")[2]
-    return SCALARS[kind][1](node.value) if kind in SCALARS else node.value
+    if isinstance(node, yaml.ScalarNode):
+        if UNREADABLE.search(node.value):
+            raise UserError(
+                f"{here}: {dotted(path)} holds a control character or half of a character."
+            )
+        return node.value if node.style else _scalar(node.value)
+    values: dict[str, Any] = {}
+    for key, value in node.value:
+        at, inner = place(key.start_mark.line + 1), (*path, key.value)
+        if not isinstance(key, yaml.ScalarNode):
+            raise UserError(f"{at}: a key must be one word, not a list or section.")
+        if key.value in values:
+            first = places[inner]
+            raise UserError(f"{at}: {dotted(inner)} is given twice, first at {first}; keep one.")
+        places[inner] = at
+        values[key.value] = _value(value, inner, places, place)
+    return values
+
+
+def _scalar(text: str) -> Any:
+    """The value of a word without quotes. All that is nothing else is text, such as a number of 19 digits."""
+    if text in WORDS:
+        return WORDS[text]
+    if re.fullmatch("[-+]?[0-9]{1,18}", text):
+        return int(text)
+    return float(text) if NUMBER.fullmatch(text) else text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what any reader of YAML could take for something else than text."""
+
+    def represent_text(self, text: str) -> yaml.Node:
+        plain = text.isprintable() and _scalar(text) is text  # only "…" keeps all line ends
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+    def represent_items(self, items: list[Any]) -> yaml.Node:
+        flow = not any(isinstance(item, dict | list) for item in items)
+        return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flow)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+_Dumper.add_representer(list, _Dumper.represent_items)
 
 
 def write(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -44,23 +45,22 @@ def explain(error: ValidationError, section: type[Section], data: Any) -> list[P
     root = [schema()["$defs"].get(section.__name__, schema())]
     problems, wrong = [], []
     for one in error.errors(include_url=False, include_input=False):
-        kind, spot = one["type"], _find(one["loc"], root, data)
-        key = one["loc"][-1] if one["loc"] else ""
+        kind, loc = one["type"], one["loc"]
+        if kind in ("union_tag_invalid", "union_tag_not_found"):
+            loc = (*loc, "type")
+        spot = _find(loc, root, data)
         if kind == "contradiction":
-            for keys, rest in one["ctx"]["found"]:
+            for keys, value, advice in one["ctx"]["found"]:
                 path = (*spot.path, *keys.split("."))
-                problems.append(Problem(path, f"{dotted(path)} {rest}."))
+                problems.append(Problem(path, f"{dotted(path)} is {show(value)}; {advice}."))
         elif kind == "extra_forbidden":
-            problems.append(_unknown(spot, str(key), root))
-        elif kind == "missing" and isinstance(key, str):
-            problems.append(_missing(spot, key))
-        elif kind == "union_tag_not_found":
-            problems.append(_missing(spot, "type"))
-            unknown = spot.value.keys() - set(_keys(spot.allowed))
-            problems += [_unknown(spot, each, root) for each in unknown]
-        elif kind == "union_tag_invalid" and isinstance(spot.value, dict):
-            types = _below(spot.allowed, "type")
-            wrong.append(_Spot((*spot.path, "type"), spot.value["type"], types, types))
+            problems.append(_unknown(spot, str(loc[-1]), root))
+        elif kind in ("missing", "union_tag_not_found") and isinstance(loc[-1], str):
+            path, allowed = (*spot.path, loc[-1]), _allowed(_below(spot.chosen, loc[-1]))
+            problems.append(Problem(path, f"{dotted(path)} is missing; {allowed}."))
+            if kind == "union_tag_not_found":  # then pydantic looks at no other key
+                unknown = spot.value.keys() - set(_keys(spot.allowed))
+                problems += [_unknown(spot, key, root) for key in unknown]
         elif kind != "default_factory_not_called":
             wrong.append(spot)
     # of the alternatives that all failed, the one that came furthest knows best
@@ -83,26 +83,19 @@ def _find(loc: tuple[str | int, ...], root: list[Node], data: Any) -> _Spot:
     return spot
 
 
-def _missing(spot: _Spot, key: str) -> Problem:
-    name = dotted((*spot.path, key))
-    return Problem(spot.path, f"{name} is missing; {_allowed(_below(spot.chosen, key))}.")
-
-
 def _unknown(spot: _Spot, key: str, root: list[Node]) -> Problem:
-    path = (*spot.path, key)
-    text = f"{dotted(path)} is not a key"
-    keys = _keys(spot.chosen)
-    meant = _closest(key, keys)
+    path, keys = (*spot.path, key), _keys(spot.chosen)
     if owners := [_name(node) for node in spot.allowed if key in _keys([node])]:
         here = [_name(node) for node in spot.chosen if _keys([node])]
-        text += f" of {', '.join(here)}; it is one of {', '.join(owners)}."
+        hint = f" of {', '.join(here)}; it is one of {', '.join(owners)}."
     elif elsewhere := [found for found in _all_paths(root) if found[-1] == key != "type"]:
-        text += f" here. Did you mean {dotted(elsewhere[0])}?"
+        hint = f" here. Did you mean {dotted(elsewhere[0])}?"
     else:
-        text += f" here. Did you mean '{meant}'?" if meant else " here."
+        meant = _closest(key, keys)
+        hint = f" here. Did you mean '{meant}'?" if meant else " here."
         if not meant or len(keys) <= FEW:
-            text += f" Keys: {', '.join(keys)}."
-    return Problem(path, text, unknown_key=True)
+            hint += f" Keys: {', '.join(keys)}."
+    return Problem(path, f"{dotted(path)} is not a key{hint}", unknown_key=True)
 
 
 def _wrong(spot: _Spot) -> Problem:
@@ -133,14 +126,11 @@ def _alternatives(node: Node) -> list[Node]:
 def _below(nodes: list[Node], part: str | int) -> list[Node]:
     """What a key, or an item of a list, may be; nothing where there is no such key."""
     if isinstance(part, int):
-        children = [_item(node) for node in nodes if node.get("type") == "array"]
+        arrays = [node for node in nodes if node.get("type") == "array"]
+        children = [node.get("items") or node["prefixItems"][0] for node in arrays]
     else:
         children = [node["properties"][part] for node in nodes if part in _keys([node])]
     return [leaf for child in children for leaf in _alternatives(child)]
-
-
-def _item(array: Node) -> Node:
-    return array["prefixItems"][0] if "prefixItems" in array else array["items"]
 
 
 def _keys(nodes: list[Node]) -> list[str]:
@@ -148,13 +138,12 @@ def _keys(nodes: list[Node]) -> list[str]:
     return list(dict.fromkeys(key for node in nodes for key in node.get("properties", {})))
 
 
-def _all_paths(nodes: list[Node], above: Path = ()) -> list[Path]:
+def _all_paths(nodes: list[Node], above: Path = ()) -> Iterator[Path]:
     """The paths of all keys in ``nodes`` and below; those of a list's items without its index."""
-    paths: list[Path] = []
     for key in _keys(nodes):
-        deeper = _below(nodes, key)
-        paths += [(*above, key), *_all_paths(deeper + _below(deeper, 0), (*above, key))]
-    return paths
+        yield (*above, key)
+        below = _below(nodes, key)
+        yield from _all_paths(below + _below(below, 0), (*above, key))
 
 
 def _choices(node: Node) -> list[str]:
@@ -186,10 +175,10 @@ def _allowed(nodes: list[Node]) -> str:
 def _in_words(node: Node, beside: list[Node]) -> str:
     if "properties" in node:
         return "a section with " + ", ".join(node.get("required") or [*_keys([node])[:4], "…"])
-    if node["type"] == "array" and len(beside) > 1:
-        return "a list of these"
     if node["type"] == "array":
-        items = _alternatives(_item(node))
+        if len(beside) > 1:
+            return "a list of these"
+        items = _below([node], 0)
         each = ", ".join(_choices(items[0])) or _in_words(items[0], items)
         number = f"{node['maxItems']} values, each " if "prefixItems" in node else ""
         return f"a list of {number}{each}"
@@ -213,8 +202,7 @@ def dotted(path: Path) -> str:
 
 def show(value: Any) -> str:
     """A value on one line, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    if isinstance(value, str):
-        text = repr(value)
+    plain = isinstance(value, str)
+    text = repr(value) if plain else json.dumps(value, ensure_ascii=False, default=str)
     text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     return text if len(text) <= LONGEST + 2 else text[:LONGEST] + "…"

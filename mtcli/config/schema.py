@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Strict, Tag
 
-from .corpora import Corpora, Corpus, File, has_sides
+from .corpora import Corpora, Corpus, Count, File, has_sides
 from .section import ByType, Contradictions, Section, by_size
 
-Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Beam = Annotated[int, Field(ge=1, le=1000)]
@@ -82,8 +81,8 @@ class Subwords(Tokenizer):
     vocabulary_size: Annotated[int, Field(ge=300)] = by_size(4000)
     """Pieces, special tokens and the 256 bytes included. Default: by the size of the corpus."""
     dropout: Fraction = 0.0
-    """Training only. bpe: share of merges left out (BPE-dropout, Provilkov et al. 2020). unigram: the smoothing alpha
-    of sampled segmentations (Kudo 2018). 0 always takes the best segmentation."""
+    """In training. bpe: share of merges left out (Provilkov et al. 2020). unigram: smoothing alpha of sampled
+    segmentations (Kudo 2018). 0: always the best segmentation."""
     character_coverage: Annotated[float, Field(ge=0.98, le=1)] = 0.9999
     """Share of the text's characters that have their own piece; the rest is spelt in bytes."""
 
@@ -100,7 +99,7 @@ class TokenizerPair(Section):
     def contradictions(self) -> Contradictions:
         for side in ("source", "target"):
             if getattr(self, side).shared:
-                yield f"{side}.shared", "is true; a shared tokenizer is given once, for both sides"
+                yield f"{side}.shared", "a shared tokenizer is given once, for both sides"
 
 
 class Recurrent(Section):
@@ -123,8 +122,8 @@ class Recurrent(Section):
     attention_at: Literal["before", "after"] = "after"
     """before: from the previous state, into the cell (Bahdanau). after: from the new state, into the output (Luong)."""
     context: Literal["init", "every_step"] = "init"
-    """Without attention: whether the encoder's final state only starts the decoder (Sutskever et al. 2014) or is also
-    an input of every step (Cho et al. 2014)."""
+    """Without attention: the encoder's final state starts the decoder (Sutskever et al. 2014), or is also an input of
+    every step (Cho et al. 2014)."""
     bridge: bool = True
     """A learned layer from the encoder's final state to the decoder's first; else it is passed on unchanged."""
     tied_embeddings: Literal["none", "target", "all"] = "none"
@@ -132,8 +131,7 @@ class Recurrent(Section):
 
     def contradictions(self) -> Contradictions:
         if self.bidirectional and self.hidden_size % 2:
-            size = self.hidden_size
-            yield "hidden_size", f"is {size}; two directions share it: choose an even number"
+            yield "hidden_size", "two directions share it: choose an even number"
 
 
 class Transformer(Section):
@@ -165,18 +163,16 @@ class Transformer(Section):
     max_positions: Width = 1024
     """Rows of a learned position table: the longest sentence in tokens that can be read or written."""
     tied_embeddings: Literal["none", "target", "all"] = by_size("target")
-    """target: the decoder's input and output share one table (Press and Wolf 2017); all: the encoder's too. Default: all
-    where the tokenizer is shared, else target."""
+    """As in a recurrent model. Default: all where the tokenizer is shared, else target."""
 
     def contradictions(self) -> Contradictions:
         size, heads, pairs = self.hidden_size, self.heads, self.key_value_heads
         if size % heads:
-            yield "hidden_size", f"is {size}; it must be a multiple of heads, which is {heads}"
+            yield "hidden_size", f"it must be a multiple of heads, which is {heads}"
         elif self.positions == "rotary" and size // heads % 2:
-            each = size // heads
-            yield "positions", f"is 'rotary'; it needs an even hidden_size / heads, which is {each}"
+            yield "positions", f"it needs an even hidden_size / heads, which is {size // heads}"
         if pairs and heads % pairs:
-            yield "key_value_heads", f"is {pairs}; heads, {heads}, must be a multiple of it"
+            yield "key_value_heads", f"heads, {heads}, must be a multiple of it"
 
 
 class Optimizer(Section):
@@ -285,8 +281,7 @@ class Training(Section):
     max_gradient_norm: Positive | None = 1.0
     """Gradients are scaled down to this norm; null: never."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the forward pass (autocast), in training and in use; weights stay float32. auto: bf16 on a GPU that
-    has it, else float32."""
+    """Of the forward pass (autocast); weights stay float32. auto: bf16 on a GPU that has it, else float32."""
     log_every: Count = 50
     """Updates between two lines of the log."""
     validate_every: Count | Literal["epoch"] = by_size("epoch")
@@ -307,8 +302,7 @@ class Training(Section):
     save_minutes: Positive | None = 15
     """Save also between validations, so that a kill loses no more than this many minutes; null: only at validations."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """If a gradient is not finite: stop, and say where it comes from, or skip the update, and count it. (fp16 always skips
-    some, to find its scale.)"""
+    """At a gradient that is not finite: stop and say where it comes from, or skip the update (fp16 always skips some)."""
     deterministic: bool = False
     """On a GPU, use only operations that give the same bits every time. Slower; the CPU always does."""
     tensorboard: bool = False
@@ -322,13 +316,11 @@ class Training(Section):
     def contradictions(self) -> Contradictions:
         tokens, sentences = self.batch_tokens, self.batch_sentences
         if tokens and sentences:
-            yield "batch_sentences", f"is {sentences} and batch_tokens {tokens}; set one to null"
+            yield "batch_sentences", f"batch_tokens is {tokens}: set one of them to null"
         if not tokens and not sentences:
-            must = "it must be a whole number >= 1, unless batch_sentences is given"
-            yield "batch_tokens", f"is null; {must}"
+            yield "batch_tokens", "it must be a whole number >= 1, unless batch_sentences is given"
         if self.best_by not in ("loss", "perplexity", *self.validation_metrics):
-            must = "it must be loss or one of training.validation_metrics: add it there"
-            yield "best_by", f"is '{self.best_by}'; {must}"
+            yield "best_by", "it must be loss or one of training.validation_metrics: add it there"
 
 
 class LengthPenalty(Section):
@@ -363,8 +355,7 @@ class Decoding(Section):
     """1 is greedy search."""
     length_penalty: Annotated[LengthPenalty, ByType()] = LengthPenalty()
     look_ahead: CountOrZero | None = 3
-    """A search ends when no unfinished hypothesis could come out best even if this many more tokens were certain.
-    null: as many as its maximum length allows, which is exact and a third slower."""
+    """Search ends when no unfinished hypothesis could win with this many more certain tokens. null: exact, but slower."""
     min_length_ratio: Ratio = 0.0
     """A translation has at least this many tokens for each source token."""
     max_length_ratio: Ratio = 2.0
@@ -380,19 +371,16 @@ class Decoding(Section):
     """Padded source tokens that are translated at once."""
 
     def lengths(self, source: int) -> tuple[int, int]:
-        """Least and most target tokens for ``source`` tokens, EOS not counted on either side.
-
-        Rounded to a millionth first: 1.1 times 100 is 110 and not a little more, as floats have it.
-        """
-        least = math.ceil(round(source * self.min_length_ratio, 6))
+        """Least and most target tokens for ``source`` tokens, EOS not counted on either side."""
+        least = math.ceil(
+            round(source * self.min_length_ratio, 6)
+        )  # 1.1 * 100 is 110.00000000000001
         most = math.floor(round(source * self.max_length_ratio, 6)) + self.max_length_offset
         return min(least, most), most
 
     def contradictions(self) -> Contradictions:
-        least, most = self.min_length_ratio, self.max_length_ratio
-        if least > most:
-            must = f"it must not be above max_length_ratio, which is {most}"
-            yield "min_length_ratio", f"is {least}; {must}"
+        if self.min_length_ratio > (most := self.max_length_ratio):
+            yield "min_length_ratio", f"it must not be above max_length_ratio, which is {most}"
 
 
 class Evaluation(Section):
@@ -421,8 +409,7 @@ class Config(Section):
     decoding: Decoding = Decoding()
     evaluation: Evaluation = Evaluation()
     init_from: File | None = None
-    """Run directory to start from: its tokenizers, vocabularies and best weights. Of `tokenizer` and `model`, what is
-    not given here is taken from there; only dropout may differ."""
+    """Run directory to start from: its tokenizers, vocabularies, model and best weights. Only dropout may differ."""
 
     @property
     def tokenizers(self) -> tuple[OneTokenizer, OneTokenizer]:
@@ -437,8 +424,8 @@ class Config(Section):
 
     def contradictions(self) -> Contradictions:
         if self.model.tied_embeddings == "all" and not self.shared_vocabulary:
-            must = "one table for both sides needs one vocabulary: set tokenizer.shared to true"
-            yield "model.tied_embeddings", f"is 'all'; {must}, or choose none, target"
+            way = "set tokenizer.shared to true, or choose none, target"
+            yield "model.tied_embeddings", f"one table for both sides needs one vocabulary: {way}"
 
 
 @cache

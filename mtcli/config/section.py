@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Annotated, Any, Union, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, model_validator
@@ -19,14 +20,17 @@ class Section(BaseModel):
     )
 
     def contradictions(self) -> Contradictions:
-        """Values that are fine alone but not together: (key, the sentence that it begins)."""
+        """Values that are fine alone but not together: (key, what to do)."""
         yield from ()
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Section:
-        if found := list(self.contradictions()):
-            text = "; ".join(f"{key} {rest}" for key, rest in found)
-            raise PydanticCustomError("contradiction", "{text}", {"text": text, "found": found})
+        found = [
+            (key, reduce(getattr, key.split("."), self), advice)
+            for key, advice in self.contradictions()
+        ]
+        if found:
+            raise PydanticCustomError("contradiction", "{found}", {"found": found})
         return self
 
 
