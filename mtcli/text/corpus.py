@@ -14,18 +14,17 @@ import select
 import stat
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ..config import TSV, Plain, files_of, name_of
 from ..support.errors import UserError
 
 log = logging.getLogger("mtcli")
 
-# What a reader of a format gives, in the order of the file: source, references (at least one), place.
-Rows = Iterator[tuple[str, list[str], str]]
+Row = tuple[str, list[str], str]  # source, references (at least one), place
 
 
 class Pair(NamedTuple):
@@ -133,7 +132,7 @@ def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> I
     number. Raises UserError where sides do not match up or no pair is left.
     """
     skipped, first_skipped, kept = 0, "", 0
-    for source, references, place in READERS[type(corpus)](corpus):
+    for source, references, place in _read_rows(corpus):
         if skip_blank and not (source.strip() and references[0].strip()):
             first_skipped = first_skipped or place
             skipped += 1
@@ -155,7 +154,7 @@ def read_evaluation(corpus: TSV | Plain) -> tuple[list[str], list[list[str]]]:
     Raises UserError where sides do not match up or there is no line.
     """
     sources, references = [], []
-    for source, row, _ in READERS[type(corpus)](corpus):
+    for source, row, _ in _read_rows(corpus):
         sources.append(source)
         references.append([reference for reference in row if reference.strip()] or row[:1])
     if not sources:
@@ -163,7 +162,11 @@ def read_evaluation(corpus: TSV | Plain) -> tuple[list[str], list[list[str]]]:
     return sources, references
 
 
-def _read_tsv(corpus: TSV) -> Rows:
+def _read_rows(corpus: TSV | Plain) -> Iterator[Row]:
+    return _read_tsv(corpus) if isinstance(corpus, TSV) else _read_plain(corpus)
+
+
+def _read_tsv(corpus: TSV) -> Iterator[Row]:
     source, target = corpus.columns
     for number, line in enumerate(read_lines(corpus.path), 1):
         fields, place = line.split("\t"), f"{corpus.path}:{number}"
@@ -175,16 +178,13 @@ def _read_tsv(corpus: TSV) -> Rows:
         yield fields[source - 1], [fields[target - 1]], place
 
 
-def _read_plain(corpus: Plain) -> Rows:
+def _read_plain(corpus: Plain) -> Iterator[Row]:
     paths = files_of(corpus)
     for number, (source, *lines) in enumerate(_aligned(paths), 1):
         references: list[str] = []
         for path, line in zip(paths[1:], lines):
             references += line.split("\t") if path.endswith((".tsv", ".tsv.gz")) else [line]
         yield source, references, f"{corpus.source}:{number}"
-
-
-READERS: dict[type, Callable[[Any], Rows]] = {TSV: _read_tsv, Plain: _read_plain}
 
 
 def _aligned(paths: list[str]) -> Iterator[tuple[str, ...]]:
