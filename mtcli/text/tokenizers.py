@@ -136,6 +136,9 @@ class WordTokenizer(Tokenizer[Words]):
 
 SPACE = "\u2581"  # ▁, sentencepiece's sign for a space
 ESCAPE = "\x1b"
+CHUNK = 1000  # characters of text that are learnt from in one: unigram fails on very long words
+CHUNKS = 500_000  # drawn at random to learn from: more change little and take memory
+THREADS = 4  # a constant, because the result of unigram learning depends on it (order of sums)
 
 _random = Random()
 
@@ -151,10 +154,6 @@ class SubwordTokenizer(Tokenizer[Subwords]):
     bpe: Sennrich et al. 2016; unigram: Kudo 2018. sentencepiece writes a space as ▁, so a ▁ of the text is escaped
     (and so is the escape character).
     """
-
-    CHUNK = 1000  # characters of a chunk of text: unigram learning fails on very long words
-    CHUNKS = 500_000  # drawn at random to learn from: more change little and take memory
-    THREADS = 4  # a constant, because the result of unigram learning depends on it (order of sums)
 
     def __init__(self, config: Subwords, processor: sentencepiece.SentencePieceProcessor):
         super().__init__(config)
@@ -174,12 +173,8 @@ class SubwordTokenizer(Tokenizer[Subwords]):
         """
         normalize = Tokenizer(config).normalize
         texts = (_escape(normalize(line)) for line in lines)
-        chunks = (
-            text[start : start + cls.CHUNK]
-            for text in texts
-            for start in range(0, len(text), cls.CHUNK)
-        )
-        drawn, model = iter(_draw(chunks, cls.CHUNKS)), io.BytesIO()
+        chunks = (text[i : i + CHUNK] for text in texts for i in range(0, len(text), CHUNK))
+        drawn, model = iter(_draw(chunks, CHUNKS)), io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=drawn,
@@ -192,7 +187,7 @@ class SubwordTokenizer(Tokenizer[Subwords]):
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
                 max_sentence_length=2**30,  # bytes: none is left out
-                num_threads=cls.THREADS,
+                num_threads=THREADS,
                 minloglevel=2,
                 pad_id=PAD,
                 unk_id=UNK,
