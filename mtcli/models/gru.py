@@ -163,10 +163,9 @@ class RecurrentSeq2Seq(Seq2Seq):
         self.constant_context = self.attention is None and config.context == "every_step"
         into_cell = self.attends_before or self.constant_context
 
-        cell, layers = CELLS[config.cell], config.decoder_layers
-        inputs = [embedding + hidden * into_cell] + [hidden] * (layers - 1)
+        cell = CELLS[config.cell]
+        inputs = [embedding + hidden * into_cell] + [hidden] * (config.decoder_layers - 1)
         self.layers = nn.ModuleList(cell(size, hidden) for size in inputs)
-        self.starts = [max(0, config.encoder_layers - layers + index) for index in range(layers)]
         self.parts = cell.parts
         self.bridges = nn.ModuleList(
             Linear(hidden, cell.parts * hidden) for _ in inputs if config.bridge
@@ -199,7 +198,7 @@ class RecurrentSeq2Seq(Seq2Seq):
 
     def encode(self, source: Tensor, source_mask: Tensor) -> RecurrentMemory:
         values, finals = self.encoder(self.dropout(self.source_embedding(source)), source_mask)
-        starts = [finals[index] for index in self.starts]
+        starts = ([finals[0]] * len(self.layers) + finals)[-len(self.layers) :]
         if self.bridges:
             starts = [torch.tanh(bridge(start)) for bridge, start in zip(self.bridges, starts)]
         else:
