@@ -1,4 +1,4 @@
-"""Sentences of ids as padded tensors with masks: what goes into a model. Knows no text and no files."""
+"""Sentences of ids as padded tensors with masks: what goes into a model."""
 
 # B rows, S source, T target
 
@@ -29,13 +29,13 @@ class Batch:
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
 
+@dataclass(frozen=True)
 class Sequences:
     """Many sequences of numbers in one array, in memory or in a file that is mapped into it."""
 
-    def __init__(self, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray):
-        self.values = values
-        self.starts = starts  # of each sequence in ``values``
-        self.lengths = lengths
+    values: np.ndarray
+    starts: np.ndarray  # of each sequence in ``values``
+    lengths: np.ndarray
 
     @classmethod
     def of(cls, sequences: Iterable[Sequence[int]]) -> Sequences:
@@ -71,9 +71,7 @@ class Sequences:
 def padded_batch(source: Sequences, target: Sequences) -> Batch:
     """Pairs as one batch; every sequence ends in EOS."""
     (source_ids, source_mask), (target_ids, target_mask) = source.padded(), target.padded()
-    target_in = np.full_like(target_ids, PAD)
+    target_in = np.where(target_mask, np.roll(target_ids, 1, axis=1), PAD)
     target_in[:, 0] = BOS
-    target_in[:, 1:] = np.where(target_mask[:, 1:], target_ids[:, :-1], PAD)
-    return Batch(
-        *map(torch.from_numpy, (source_ids, source_mask, target_in, target_ids, target_mask))
-    )
+    arrays = source_ids, source_mask, target_in, target_ids, target_mask
+    return Batch(*map(torch.from_numpy, arrays))

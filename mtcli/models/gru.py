@@ -1,4 +1,4 @@
-"""Recurrent encoder-decoder, with attention or without. Knows no vocabulary, no text, no training and no search.
+"""Recurrent encoder-decoder, with attention or without.
 
 With e_t the embedding of the token before position t, s_t the top decoder layer and c_t the context:
 
@@ -32,17 +32,16 @@ from .layers import Dropout, Embedding, Linear, MetaFriendly
 class GRULayer(MetaFriendly, nn.GRU):
     """A layer of gated recurrent units; its state is its output."""
 
-    parts = 1
-    """Width of the state in units of H."""
+    parts = 1  # width of the state in units of H
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__(inputs, hidden, batch_first=True)
 
     def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All steps at once: inputs (R, T, I), state (R, W), zeros if None -> outputs (R, T, H), last state (R, W)."""
-        outputs, last = super().forward(
-            inputs, None if state is None else state.unsqueeze(0).contiguous()
-        )
+        if state is not None:
+            state = state.unsqueeze(0).contiguous()
+        outputs, last = super().forward(inputs, state)
         return outputs, last.squeeze(0)
 
     def step(self, gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,13 +53,9 @@ class GRULayer(MetaFriendly, nn.GRU):
         state = torch.lerp(torch.addcmul(candidate, reset, memory).tanh(), state, update)
         return state, state
 
-    def output(self, state: Tensor) -> Tensor:
-        """What the layer said last: (R, W) -> (R, H)."""
-        return state
-
 
 class LSTMLayer(MetaFriendly, nn.LSTM):
-    """A layer of long short-term memory; its state is its output and its cell, side by side. Methods as in GRULayer."""
+    """A layer of long short-term memory; its state is its output and its cell, in this order. Methods as in GRULayer."""
 
     parts = 2
 
@@ -68,12 +63,9 @@ class LSTMLayer(MetaFriendly, nn.LSTM):
         super().__init__(inputs, hidden, batch_first=True)
 
     def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        first = (
-            None
-            if state is None
-            else tuple(part.contiguous() for part in state.unsqueeze(0).chunk(2, 2))
-        )
-        outputs, last = super().forward(inputs, first)
+        if state is not None:
+            state = tuple(part.contiguous() for part in state.unsqueeze(0).chunk(2, 2))
+        outputs, last = super().forward(inputs, state)
         return outputs, torch.cat(last, 2).squeeze(0)
 
     def step(self, gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,9 +76,6 @@ class LSTMLayer(MetaFriendly, nn.LSTM):
         output = show.sigmoid() * cell.tanh()
         return output, torch.cat((output, cell), 1)
 
-    def output(self, state: Tensor) -> Tensor:
-        return state.chunk(2, 1)[0]
-
 
 CELLS: dict[str, type[GRULayer] | type[LSTMLayer]] = {"gru": GRULayer, "lstm": LSTMLayer}
 
@@ -94,8 +83,8 @@ CELLS: dict[str, type[GRULayer] | type[LSTMLayer]] = {"gru": GRULayer, "lstm": L
 class Encoder(nn.Module):
     """Layers over the source, in one direction or two.
 
-    The backward direction is a layer of its own over each sentence's own reversed tokens. Padding thus stands at the
-    end for either and cannot reach a real token, without packing and without lengths on the CPU.
+    The backward direction is a second layer over each sentence's reversed tokens. So padding comes last for both and
+    cannot reach a real token, without packing and without lengths on the CPU.
     """
 
     def __init__(self, config: Recurrent) -> None:
@@ -115,11 +104,8 @@ class Encoder(nn.Module):
         The last output is the one of the last real token, in either direction's order of reading.
         """
         positions = torch.arange(mask.size(1), device=mask.device)
-        last = mask.sum(1, keepdim=True) - 1  # (B, 1)
-        # (B, S, 1): each sentence's tokens in reverse; its own inverse
-        mirrored = torch.where(mask, last - positions, positions).unsqueeze(2)
-        last = last.unsqueeze(2)
-
+        last = mask.sum(1, keepdim=True) - 1
+        mirrored = torch.where(mask, last - positions, positions)  # reverses each sentence's tokens
         finals = []
         for index, layer in enumerate(self.layers):
             inputs = self.dropout(inputs) if index else inputs
@@ -135,35 +121,29 @@ class Encoder(nn.Module):
 
 
 def _reorder(sequence: Tensor, positions: Tensor) -> Tensor:
-    """Each sentence's own choice of positions: sequence (B, S, H), positions (B, N, 1) -> (B, N, H)."""
-    return sequence.gather(1, positions.expand(-1, -1, sequence.size(2)))
+    """Each sentence's choice of positions: sequence (B, S, H), positions (B, N) -> (B, N, H)."""
+    return sequence.gather(1, positions.unsqueeze(2).expand(-1, -1, sequence.size(2)))
 
 
 @dataclass
 class RecurrentMemory(Memory):
-    start: Tensor
-    """(B, L, W): the decoder's first state."""
-    keys: Tensor | None
-    """(B, S, H): what queries are compared with; None without attention."""
-    values: Tensor | None
-    """(B, S, H): the encoder's outputs; None without attention."""
-    context: Tensor | None
-    """(B, H): the encoder's last state, where it is an input of every step."""
+    start: Tensor  # (B, L, W): the decoder's first state
+    keys: Tensor | None  # (B, S, H): what queries are compared with; None without attention
+    values: Tensor | None  # (B, S, H): the encoder's outputs; None without attention
+    context: Tensor | None  # (B, H): the encoder's last state, where it is an input of every step
 
 
 @dataclass
 class RecurrentState(State):
-    layers: Tensor
-    """(R, L, W)"""
+    layers: Tensor  # (R, L, W)
 
 
 class RecurrentSeq2Seq(Seq2Seq):
     """Encoder, decoder, and what is between and around them; see above for the equations.
 
-    Decoder layers start from the last outputs of encoder layers, counted from the top (the lowest
-    ones of a deeper decoder share the encoder's lowest), through a tanh layer each (Bahdanau et al.
-    2015, A.2.2) or unchanged. An LSTM's cell starts from the same output: its own share of the
-    bridge, or a copy.
+    Decoder layers start from the last outputs of encoder layers, counted from the top (the lowest ones of a deeper
+    decoder share the encoder's lowest), through a tanh layer each (Bahdanau et al. 2015, A.2.2) or unchanged. An LSTM's
+    cell starts from the same output: its share of the bridge, or a copy.
     """
 
     def __init__(self, config: Recurrent, source_size: int, target_size: int) -> None:
@@ -183,10 +163,9 @@ class RecurrentSeq2Seq(Seq2Seq):
         self.constant_context = self.attention is None and config.context == "every_step"
         into_cell = self.attends_before or self.constant_context
 
-        cell, layers = CELLS[config.cell], config.decoder_layers
-        inputs = [embedding + hidden * into_cell] + [hidden] * (layers - 1)
+        cell = CELLS[config.cell]
+        inputs = [embedding + hidden * into_cell] + [hidden] * (config.decoder_layers - 1)
         self.layers = nn.ModuleList(cell(size, hidden) for size in inputs)
-        self.starts = [max(0, config.encoder_layers - layers + index) for index in range(layers)]
         self.parts = cell.parts
         self.bridges = nn.ModuleList(
             Linear(hidden, cell.parts * hidden) for _ in inputs if config.bridge
@@ -203,8 +182,7 @@ class RecurrentSeq2Seq(Seq2Seq):
             self.projection.weight = self.target_embedding.weight
 
     def _initialise(self) -> None:
-        """Xavier for matrices (each gate's separately), zero for biases, one for the LSTM's forget
-        gate."""
+        """Xavier for matrices (each gate's separately), zero for biases, one for the LSTM's forget gate."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
@@ -220,7 +198,7 @@ class RecurrentSeq2Seq(Seq2Seq):
 
     def encode(self, source: Tensor, source_mask: Tensor) -> RecurrentMemory:
         values, finals = self.encoder(self.dropout(self.source_embedding(source)), source_mask)
-        starts = [finals[index] for index in self.starts]
+        starts = ([finals[0]] * len(self.layers) + finals)[-len(self.layers) :]
         if self.bridges:
             starts = [torch.tanh(bridge(start)) for bridge, start in zip(self.bridges, starts)]
         else:
@@ -256,38 +234,37 @@ class RecurrentSeq2Seq(Seq2Seq):
     def _decode(
         self, tokens: Tensor, layers: Tensor, memory: Memory, maps: Maps | None
     ) -> tuple[Tensor, Tensor]:
-        """Steps on given tokens (R, T), from the layers' states (R, L, W) -> o (R, T, width), the
-        layers' last states."""
+        """Steps on given tokens (R, T), from the layers' states (R, L, W) -> o (R, T, width), last states."""
         assert isinstance(memory, RecurrentMemory)
         embedded = self.dropout(self.target_embedding(tokens))  # (R, T, E)
-        states = list(layers.unbind(1))
-        weights = None
+        states, weights = list(layers.unbind(1)), None
+        seen: list[Tensor] = []  # by the readout, besides the top layer
         if self.attends_before:
-            outputs, states[0], context, weights = self._attend_and_step(
-                embedded, states[0], memory
-            )
+            step = self._attend_and_step(embedded, states[0], memory)
+            outputs, states[0], context, weights = step
+            seen = [context, embedded]
+        elif memory.context is not None:  # the same for every step of every row
+            rows, length = tokens.shape
+            context = memory.context[:, None, None]
+            context = context.expand(-1, rows // context.size(0), length, -1).flatten(0, 1)
+            seen = [context, embedded]
+            outputs, states[0] = self.layers[0](torch.cat((embedded, context), 2), states[0])
         else:
-            context = self._constant_context(embedded, memory)
-            inputs = embedded if context is None else torch.cat((embedded, context), 2)
-            outputs, states[0] = self.layers[0](inputs, states[0])
+            outputs, states[0] = self.layers[0](embedded, states[0])
         for index in range(1, len(self.layers)):
             outputs, states[index] = self.layers[index](self.dropout(outputs), states[index])
-        seen = [outputs]
-        if context is not None:
-            seen += [context, embedded]
-        elif self.attention is not None:
+        if self.attention is not None and not self.attends_before:
             context, weights = self._attend(outputs, memory)
-            seen += [context]
+            seen = [context]
         if maps is not None and weights is not None:
             maps["cross.0"] = weights.unsqueeze(1)
-        readout = self.dropout(torch.tanh(self.readout(torch.cat(seen, 2))))
+        readout = self.dropout(torch.tanh(self.readout(torch.cat([outputs, *seen], 2))))
         return readout, torch.stack(states, 1)
 
     def _attend_and_step(
         self, embedded: Tensor, state: Tensor, memory: RecurrentMemory
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The lowest layer where a step's context needs the step before: a loop, with no more in it
-        than necessary.
+        """The lowest layer where a step's context needs the step before: a loop of what cannot be done at once.
 
         embedded (R, T, E), state (R, W) -> outputs (R, T, H), state (R, W), contexts (R, T, H),
         weights (R, T, S).
@@ -295,7 +272,7 @@ class RecurrentSeq2Seq(Seq2Seq):
         layer = self.layers[0]
         sizes = embedded.size(2), layer.hidden_size
         from_embedding, from_context = layer.weight_ih_l0.split(sizes, 1)
-        output, outputs, contexts, weights = layer.output(state), [], [], []
+        output, outputs, contexts, weights = state[:, : layer.hidden_size], [], [], []
         for gates in F.linear(embedded, from_embedding, layer.bias_ih_l0).unbind(1):  # (R, gates)
             context, weight = self._attend(output.unsqueeze(1), memory)
             gates = torch.addmm(gates, context.squeeze(1), from_context.t())
@@ -306,17 +283,8 @@ class RecurrentSeq2Seq(Seq2Seq):
         return torch.stack(outputs, 1), state, torch.cat(contexts, 1), torch.cat(weights, 1)
 
     def _attend(self, queries: Tensor, memory: RecurrentMemory) -> tuple[Tensor, Tensor]:
-        """queries (R, T, H) -> context (R, T, H), weights (R, T, S). All of a sentence's rows ask
-        at once."""
+        """queries (R, T, H) -> context (R, T, H), weights (R, T, S); all rows of a sentence at once."""
         assert memory.keys is not None and self.attention is not None
         together = queries.reshape(memory.keys.size(0), -1, queries.size(2))  # (B, R / B · T, H)
         context, weights = self.attention(together, memory.keys, memory.values, memory.mask)
         return context.view(queries.shape), weights.view(*queries.shape[:2], -1)
-
-    def _constant_context(self, embedded: Tensor, memory: RecurrentMemory) -> Tensor | None:
-        """The encoder's last state for every step of every row, (R, T, H), where the model wants it."""
-        if memory.context is None:
-            return None
-        rows, length = embedded.shape[:2]
-        hypotheses = rows // memory.context.size(0)
-        return memory.context[:, None, None].expand(-1, hypotheses, length, -1).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Masked, label-smoothed cross-entropy. Knows no model: hidden states, a projection and targets go in."""
+"""Label-smoothed cross-entropy of hidden states and their projection."""
 
 # N target positions, H hidden, V vocabulary
 
@@ -35,9 +35,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         states, weight_, bias_ = states.to(dtype), weight.to(dtype), bias.to(dtype)
         exact = torch.promote_types(dtype, torch.float32)
-        training = any(ctx.needs_input_grad)
-        vocabulary = len(weight)
-        loss, likelihood = states.new_zeros((), dtype=exact), states.new_zeros((), dtype=exact)
+        training, vocabulary = any(ctx.needs_input_grad), len(weight)
+        loss, likelihood = (states.new_zeros((), dtype=exact) for _ in range(2))
         if training:
             states_gradient = torch.empty_like(states)
             weight_gradient = torch.zeros_like(weight_, dtype=exact)
@@ -65,9 +64,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     gradient = exponentials.div_(norm)  # softmax
                     if label_smoothing:
                         gradient.sub_(label_smoothing / vocabulary)
-                    gradient.scatter_add_(
-                        1, target, gradient.new_full(target.shape, label_smoothing - 1)
-                    )
+                    one_hot = gradient.new_full(target.shape, label_smoothing - 1)
+                    gradient.scatter_add_(1, target, one_hot)
                     bias_gradient += gradient.sum(dim=0)
                     gradient = gradient.to(dtype)
                     torch.mm(gradient, weight_, out=states_gradient[start : start + rows])

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..config import Characters, Config, Subwords, Words
+from ..config import Config, Subwords
+from ..config.schema import OneTokenizer
 from ..support.errors import UserError
 from .tokenizers import TOKENIZERS, Tokenizer
 from .vocab import EOS, UNK, Vocabulary
@@ -21,15 +22,15 @@ log = logging.getLogger("mtcli")
 LARGE_VOCABULARY = 50_000
 
 
+@dataclass(frozen=True)
 class Codec:
     """Text ⇄ ids of one side. Ids never hold PAD or BOS; ``encode`` puts EOS at the end."""
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary):
-        self.tokenizer = tokenizer
-        self.vocabulary = vocabulary
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
 
     def encode(self, text: str, sample: bool = False) -> list[int]:
-        """Ids of ``text`` and EOS; with ``sample`` of a random segmentation, if the tokenizer has several."""
+        """Ids of ``text``; with ``sample`` of a random segmentation, if the tokenizer has several."""
         tokens = self.tokenizer.sample(text) if sample else self.tokenizer.tokenize(text)
         return [*self.vocabulary.encode(tokens), EOS]
 
@@ -55,7 +56,7 @@ def learn(config: Config, read: Callable[[], Iterable[tuple[str, ...]]]) -> tupl
     return _learn(source, texts(0)), _learn(target, texts(1))
 
 
-def _learn(config: Characters | Words | Subwords, read: Callable[[], Iterable[str]]) -> Codec:
+def _learn(config: OneTokenizer, read: Callable[[], Iterable[str]]) -> Codec:
     tokenizer = TOKENIZERS[config.type].train(config, read())
     if isinstance(config, Subwords):
         return Codec(tokenizer, Vocabulary(tokenizer.pieces() or []))
@@ -86,11 +87,8 @@ class Coverage:
 
 def coverage(codec: Codec, lines: Iterable[str]) -> Coverage:
     """How well a vocabulary covers ``lines``; EOS is not counted."""
-    counts: Counter[int] = Counter()
-    number = 0
-    for line in lines:
-        counts.update(codec.encode(line)[:-1])
-        number += 1
+    counts = Counter(id for line in lines for id in codec.encode(line))
+    number = counts.pop(EOS, 0)  # of lines
     size, tokens = len(codec.vocabulary), counts.total()
     unknown_rate = counts[UNK] / max(tokens, 1)
     return Coverage(size, tokens, tokens / max(number, 1), unknown_rate, len(counts) / size)
@@ -106,26 +104,19 @@ def save(folder: Path, source: Codec, target: Codec) -> None:
 
 def load(folder: Path, config: Config) -> tuple[Codec, Codec]:
     """Read both sides back. Raises UserError where a file is missing or damaged."""
-    return restore(folder, config.tokenizers, config.shared_vocabulary)
-
-
-def restore(
-    folder: Path, tokenizers: Sequence[Characters | Words | Subwords], shared: bool
-) -> tuple[Codec, Codec]:
-    """As `load`, from the tokenizers' sections of the config alone."""
-    if shared:
-        codec = _load(folder, "shared", tokenizers[0])
+    source, target = config.tokenizers
+    if config.shared_vocabulary:
+        codec = _load(folder / "shared", source)
         return codec, codec
-    return _load(folder, "source", tokenizers[0]), _load(folder, "target", tokenizers[1])
+    return _load(folder / "source", source), _load(folder / "target", target)
 
 
-def _load(folder: Path, name: str, config: Characters | Words | Subwords) -> Codec:
-    tokenizer = TOKENIZERS[config.type].load(config, folder / name)
-    vocabulary = Vocabulary.load(folder / f"{name}.vocabulary.json")
+def _load(path: Path, config: OneTokenizer) -> Codec:
+    tokenizer = TOKENIZERS[config.type].load(config, path)
+    file = Path(f"{path}.vocabulary.json")
+    vocabulary = Vocabulary.load(file)
     if tokenizer.pieces() not in (None, vocabulary.tokens):
-        raise UserError(
-            f"{folder / name}.vocabulary.json is not the vocabulary of the tokenizer beside it."
-        )
+        raise UserError(f"{file} is not the vocabulary of the tokenizer beside it.")
     return Codec(tokenizer, vocabulary)
 
 

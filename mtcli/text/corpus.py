@@ -14,18 +14,15 @@ import select
 import stat
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ..config import TSV, Plain, files_of, name_of
 from ..support.errors import UserError
 
 log = logging.getLogger("mtcli")
-
-# What a reader of a format gives, in the order of the file: source, references (at least one), place.
-Rows = Iterator[tuple[str, list[str], str]]
 
 
 class Pair(NamedTuple):
@@ -127,13 +124,11 @@ class Arriving:
 
 
 def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> Iterator[Pair]:
-    """The pairs of a corpus, in order; of several references the first.
-
-    ``skip_blank`` leaves out pairs with a blank side; unless ``warn`` is false, one warning at the end has their
-    number. Raises UserError where sides do not match up or no pair is left.
+    """The pairs of a corpus, in order; of several references the first. ``skip_blank`` leaves out pairs with a blank
+    side, and warns once, at the end. Raises UserError where sides do not match up or no pair is left.
     """
     skipped, first_skipped, kept = 0, "", 0
-    for source, references, place in READERS[type(corpus)](corpus):
+    for source, references, place in _read_rows(corpus):
         if skip_blank and not (source.strip() and references[0].strip()):
             first_skipped = first_skipped or place
             skipped += 1
@@ -150,12 +145,9 @@ def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> I
 
 
 def read_evaluation(corpus: TSV | Plain) -> tuple[list[str], list[list[str]]]:
-    """All sources, and for each its references that are not blank, or a blank one.
-
-    Raises UserError where sides do not match up or there is no line.
-    """
+    """All sources, and for each its references that are not blank, or a blank one. Raises as `read_pairs` does."""
     sources, references = [], []
-    for source, row, _ in READERS[type(corpus)](corpus):
+    for source, row, _ in _read_rows(corpus):
         sources.append(source)
         references.append([reference for reference in row if reference.strip()] or row[:1])
     if not sources:
@@ -163,28 +155,24 @@ def read_evaluation(corpus: TSV | Plain) -> tuple[list[str], list[list[str]]]:
     return sources, references
 
 
-def _read_tsv(corpus: TSV) -> Rows:
-    source, target = corpus.columns
-    for number, line in enumerate(read_lines(corpus.path), 1):
-        fields, place = line.split("\t"), f"{corpus.path}:{number}"
-        if len(fields) < max(source, target):
-            raise UserError(
-                f"{place}: columns {source} and {target} are asked for, but the row has {len(fields)}. "
-                "Columns are separated by one tab."
-            )
-        yield fields[source - 1], [fields[target - 1]], place
-
-
-def _read_plain(corpus: Plain) -> Rows:
+def _read_rows(corpus: TSV | Plain) -> Iterator[tuple[str, list[str], str]]:
+    """Of each line the source, the references (at least one) and the place."""
     paths = files_of(corpus)
-    for number, (source, *lines) in enumerate(_aligned(paths), 1):
-        references: list[str] = []
-        for path, line in zip(paths[1:], lines):
-            references += line.split("\t") if path.endswith((".tsv", ".tsv.gz")) else [line]
-        yield source, references, f"{corpus.source}:{number}"
-
-
-READERS: dict[type, Callable[[Any], Rows]] = {TSV: _read_tsv, Plain: _read_plain}
+    for number, lines in enumerate(_aligned(paths), 1):
+        place = f"{paths[0]}:{number}"
+        if isinstance(corpus, TSV):
+            fields, (source, target) = lines[0].split("\t"), corpus.columns
+            if len(fields) < max(source, target):
+                raise UserError(
+                    f"{place}: columns {source} and {target} are asked for, but the row has {len(fields)}. "
+                    "Columns are separated by one tab."
+                )
+            yield fields[source - 1], [fields[target - 1]], place
+        else:
+            references: list[str] = []
+            for path, line in zip(paths[1:], lines[1:]):
+                references += line.split("\t") if path.endswith((".tsv", ".tsv.gz")) else [line]
+            yield lines[0], references, place
 
 
 def _aligned(paths: list[str]) -> Iterator[tuple[str, ...]]:

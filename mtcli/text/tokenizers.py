@@ -136,6 +136,9 @@ class WordTokenizer(Tokenizer[Words]):
 
 SPACE = "\u2581"  # ▁, sentencepiece's sign for a space
 ESCAPE = "\x1b"
+CHUNK = 1000  # characters of text that are learnt from in one: unigram fails on very long words
+CHUNKS = 500_000  # drawn at random to learn from: more change little and take memory
+THREADS = 4  # a constant, because the result of unigram learning depends on it (order of sums)
 
 _random = Random()
 
@@ -152,18 +155,13 @@ class SubwordTokenizer(Tokenizer[Subwords]):
     (and so is the escape character).
     """
 
-    CHUNK = 1000  # characters of a chunk of text: unigram learning fails on very long words
-    CHUNKS = 500_000  # drawn at random to learn from: more change little and take memory
-    THREADS = 4  # a constant, because the result of unigram learning depends on it (order of sums)
-
     def __init__(self, config: Subwords, processor: sentencepiece.SentencePieceProcessor):
         super().__init__(config)
         self.processor = processor
         self.samples = config.dropout > 0
         if self.samples:
-            special = processor.is_control, processor.is_unknown, processor.is_byte
-            ids = [id for id in range(len(processor)) if not any(kind(id) for kind in special)]
-            self._scores = {processor.id_to_piece(id): processor.get_score(id) for id in ids}
+            spelt = [id for id in range(len(SPECIAL), len(processor)) if not processor.is_byte(id)]
+            self._scores = {processor.id_to_piece(id): processor.get_score(id) for id in spelt}
             sampler = BPEDropout if config.algorithm == "bpe" else UnigramSampling
             self._segment = sampler(self._scores, config.dropout)
 
@@ -173,21 +171,13 @@ class SubwordTokenizer(Tokenizer[Subwords]):
 
         Raises UserError where the text has more distinct characters than that, or is empty.
         """
-        model, failures = io.BytesIO(), []
-
-        def chunks() -> Iterator[str]:
-            normalize = Tokenizer(config).normalize
-            try:
-                for line in lines:
-                    text = _escape(normalize(line))
-                    yield from (text[i : i + cls.CHUNK] for i in range(0, len(text), cls.CHUNK))
-            except (Exception, KeyboardInterrupt) as error:  # sentencepiece makes it a RuntimeError
-                failures.append(error)
-                raise
-
+        normalize = Tokenizer(config).normalize
+        texts = (_escape(normalize(line)) for line in lines)
+        chunks = (text[i : i + CHUNK] for text in texts for i in range(0, len(text), CHUNK))
+        drawn, model = iter(_draw(chunks, CHUNKS)), io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_draw(chunks(), cls.CHUNKS),
+                sentence_iterator=drawn,
                 model_writer=model,
                 model_type=config.algorithm,
                 vocab_size=config.vocabulary_size,
@@ -197,7 +187,7 @@ class SubwordTokenizer(Tokenizer[Subwords]):
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
                 max_sentence_length=2**30,  # bytes: none is left out
-                num_threads=cls.THREADS,
+                num_threads=THREADS,
                 minloglevel=2,
                 pad_id=PAD,
                 unk_id=UNK,
@@ -205,7 +195,7 @@ class SubwordTokenizer(Tokenizer[Subwords]):
                 eos_id=EOS,
             )
         except RuntimeError as error:
-            raise failures[0] if failures else _training_error(config, str(error)) from None
+            raise _training_error(config, str(error)) from None
         tokenizer = cls(config, _processor(model.getvalue()))
         if len(tokenizer.processor) < config.vocabulary_size:
             log.warning(
@@ -253,13 +243,13 @@ class SubwordTokenizer(Tokenizer[Subwords]):
         return [self.processor.id_to_piece(id) for id in range(len(self.processor))]
 
 
-def _draw(items: Iterator[str], count: int) -> Iterator[str]:
+def _draw(items: Iterator[str], count: int) -> list[str]:
     """``count`` items at random, always the same ones, unlike sentencepiece's own (Vitter 1985, algorithm R)."""
     drawn, random = list(islice(items, count)), Random(0)
     for number, item in enumerate(items, count + 1):
         if (place := random.randrange(number)) < count:
             drawn[place] = item
-    yield from drawn
+    return drawn
 
 
 def _words(text: str) -> list[str]:

@@ -30,9 +30,7 @@ class Vocabulary:
 
         The most frequent come first, equally frequent ones in alphabetical order.
         """
-        kept = [
-            token for token, count in counts.items() if count >= min_count and token not in SPECIAL
-        ]
+        kept = [token for token in counts.keys() - SPECIAL if counts[token] >= min_count]
         return cls([*SPECIAL, *sorted(kept, key=lambda token: (-counts[token], token))[:max_size]])
 
     def __len__(self) -> int:
@@ -54,15 +52,14 @@ class Vocabulary:
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
         """Read what `save` wrote. Raises UserError for anything else, naming the file."""
-        what = "not a vocabulary, which is a JSON list of strings"
         try:
             tokens = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{path}: the vocabulary cannot be read: {error.strerror}.") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: {what}: {error}.") from None
+            raise UserError(f"{path}: not a vocabulary, which is JSON: {error}.") from None
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise UserError(f"{path}: {what}.")
+            raise UserError(f"{path}: not a vocabulary, which is a JSON list of strings.")
         if tuple(tokens[: len(SPECIAL)]) != SPECIAL:
             raise UserError(
                 f"{path}: a vocabulary begins with {', '.join(SPECIAL)}; this begins with {tokens[:4]}."
