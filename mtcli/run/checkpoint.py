@@ -47,7 +47,8 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     manifest = {}
     for name, content in ((MODEL, checkpoint.model), (TENSORS, checkpoint.tensors), (STATE, state)):
         if isinstance(content, dict):
-            content = save({key: each.cpu().contiguous() for key, each in content.items()}, {"format": "pt"})  # fmt: skip
+            plain = {key: tensor.cpu().contiguous() for key, tensor in content.items()}
+            content = save(plain, {"format": "pt"})
         (folder / name).write_bytes(content)
         manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     text = json.dumps({"update": checkpoint.update, "files": manifest}, indent=1)
@@ -69,7 +70,7 @@ def verify(folder: Path, names: tuple[str, ...] = FILES) -> None:
                 size = os.fstat(file.fileno()).st_size
                 if {"bytes": size, "sha256": files.sha256(file)} != sums[name]:
                     raise UserError(
-                        f"{path}, {size:,} bytes, is not what {MANIFEST} says: its size or its SHA-256 differs."
+                        f"{path} ({size:,} bytes) has another size or SHA-256 than {MANIFEST} says."
                     )
     except UserError as error:
         raise Damaged(f"Checkpoint {folder.name} is damaged: {error}") from error

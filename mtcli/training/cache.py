@@ -185,9 +185,8 @@ def _build(
     folder: Path, corpora: Sequence[Corpus], codecs: Codecs, max_length: int, digests: Digests
 ) -> list[int]:
     """Write the columns in one pass over the corpora. Returns the number of pairs of each."""
-    total, quiet = None, not sys.stderr.isatty()
-    if not quiet:
-        total = sum(count_lines(files_of(corpus)[0]) for corpus in corpora)
+    quiet = not sys.stderr.isatty()
+    total = None if quiet else sum(count_lines(files_of(corpus)[0]) for corpus in corpora)
     large = sum(digest["stamp"][0] for digest in digests.values()) > LARGE
     encode = partial(_encode, codecs=codecs, max_length=max_length)
     with ExitStack() as stack:
