@@ -572,7 +572,7 @@ def test_progress_bar_counts_the_lines_of_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
 
     def total(path):
-        with output.progress([], path, to_stdout=False) as bar:
+        with output.progress(iter([]), path, to_stdout=False) as bar:
             return bar.total
 
     for content, count in [(b"", 0), (b"a", 1), (b"a\n", 1), (b"a\nb", 2)]:
