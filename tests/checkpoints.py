@@ -38,7 +38,7 @@ def make_run(path: Path) -> Run:
     return run
 
 
-def whole(checkpoint, update: int) -> bool:
+def intact(checkpoint, update: int) -> bool:
     model, tensors, state = contents(update)
     assert (checkpoint.update, checkpoint.state) == (update, state)
     for saved, wanted in ((checkpoint.model, model), (checkpoint.tensors, tensors)):

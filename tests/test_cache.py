@@ -1,4 +1,4 @@
-"""Token ids on disk: what corpora and tokenizers say, reused while they fit, never believed, whole after any kill."""
+"""Token ids on disk: what corpora and tokenizers say, reused while they fit, never believed, complete after any kill."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def rows(arrays: dict[str, np.ndarray], name: str) -> list[list[int]]:
     return [arrays[f"{name}.values"][start:end].tolist() for start, end in zip(starts, starts[1:])]
 
 
-def never(*_):
+def never(*_, **__):
     raise AssertionError("encoded again")
 
 
@@ -129,7 +129,7 @@ def test_it_is_used_again_without_reading_the_corpus(tmp_path, monkeypatch):
     part = write(tmp_path / "a.tsv", *zip(LINES, LINES))
     first = cache.load(tmp_path / "cache", [part], CHAR, 99)
     monkeypatch.setattr(cache, "_encode", never)
-    monkeypatch.setattr(cache, "_digest", never)
+    monkeypatch.setattr(cache, "_sha256", never)
     again = cache.load(tmp_path / "cache", [part.model_copy(update={"weight": 3})], CHAR, 99)
     assert all((again[name] == first[name]).all() for name in first)
 
@@ -319,9 +319,9 @@ def test_a_corpus_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch
     part = write(tmp_path / "a.tsv", ("a", "a"))
     encode = cache._encode
 
-    def change(pairs, *rest):
+    def change(pairs, **rest):
         write(tmp_path / "a.tsv", ("aa", "a"))
-        return encode(pairs, *rest)
+        return encode(pairs, **rest)
 
     monkeypatch.setattr(cache, "_encode", change)
     with pytest.raises(UserError, match="a.tsv was changed while it was read"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import YAML, config, contents, make_run, snapshot, whole
+from checkpoints import YAML, config, contents, intact, make_run, snapshot
 from torch import nn
 
 from mtcli.run import checkpoint
@@ -133,7 +133,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run, caplog, n
         path.write_bytes(damage(path.read_bytes()))
     else:
         path.unlink()
-    assert whole(run.load_checkpoint("newest", training=True), 1)
+    assert intact(run.load_checkpoint("newest", training=True), 1)
     (warning,) = [
         record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
     ]
@@ -155,11 +155,11 @@ def test_no_flipped_bit_goes_unnoticed(run, name):
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
         found = run.load_checkpoint("newest", training=True)
-        assert whole(found, found.update)
+        assert intact(found, found.update)
         assert found.update == 1 or name == MANIFEST and json.loads(flipped) == json.loads(data)
 
 
-def test_where_nothing_is_whole_nothing_is_touched(run):
+def test_where_no_checkpoint_is_intact_nothing_is_touched(run):
     for update in (1, 2):
         (run.path / f"checkpoints/{update}" / MODEL).write_bytes(b"")
     before = snapshot(run.path)
@@ -208,11 +208,11 @@ def test_a_checkpoint_that_training_removes_meanwhile_is_no_damage(run, caplog, 
         verify(folder, names)
 
     monkeypatch.setattr(checkpoint, "verify", removed_meanwhile)
-    assert whole(run.load_checkpoint("newest", training=True), 3)
+    assert intact(run.load_checkpoint("newest", training=True), 3)
     assert not caplog.records
 
 
-def test_pruning_keeps_the_newest_whole_ones_and_the_best(run):
+def test_pruning_keeps_the_newest_intact_ones_and_the_best(run):
     for update in (3, 4, 5, 6):
         run.save_checkpoint(update, *contents(update))
     (run.path / "checkpoints/5" / STATE).write_bytes(b"{}")
@@ -221,7 +221,7 @@ def test_pruning_keeps_the_newest_whole_ones_and_the_best(run):
     assert run.checkpoints() == [1, 4, 6]
     (run.path / "checkpoints/6" / STATE).write_bytes(b"{}")
     Run(run.path).prune(1)
-    assert run.checkpoints() == [1, 4, 6]  # what is damaged goes once there is a newer whole one
+    assert run.checkpoints() == [1, 4, 6]  # what is damaged goes once there is a newer intact one
     (run.path / "best.json").write_text("{")
     run.prune(1)
     assert run.checkpoints() == [1, 4, 6]  # the best one is not known
@@ -275,7 +275,7 @@ def test_signed_nonsense_is_refused(run, name, data):
     sign(folder)
     with pytest.raises(UserError, match=f"{folder}.*"):
         run.load_checkpoint(2, training=True)
-    assert whole(run.load_checkpoint("newest", training=True), 1)
+    assert intact(run.load_checkpoint("newest", training=True), 1)
 
 
 @pytest.mark.parametrize(
@@ -300,4 +300,4 @@ def test_foreign_names_among_checkpoints_are_no_checkpoints(run):
         (run.path / "checkpoints" / name).mkdir(exist_ok=True)
     (run.path / "checkpoints/7").write_text("no directory")
     assert run.checkpoints() == [1, 2, 7]
-    assert whole(run.load_checkpoint("newest", training=True), 2)
+    assert intact(run.load_checkpoint("newest", training=True), 2)

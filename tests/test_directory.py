@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkpoints import YAML, config, contents, make_run, snapshot, whole
+from checkpoints import YAML, config, contents, intact, make_run, snapshot
 
 from mtcli.run.checkpoint import MANIFEST, MODEL
 from mtcli.run.directory import Run
@@ -246,7 +246,7 @@ def test_a_living_training_locks_its_run_and_a_dead_one_does_not(run):
                 UserError, match=f"Another training is running on .*run \\(process {holder.pid}\\)"
             ):
                 use()
-        assert whole(run.load_checkpoint("newest", training=True), 2)  # reading is free
+        assert intact(run.load_checkpoint("newest", training=True), 2)  # reading is free
     finally:
         holder.kill()
         holder.communicate()
@@ -288,7 +288,7 @@ def test_a_full_disk_is_told_and_loses_nothing(run):
     assert named == [str(run.path / name) for name in ("log.jsonl", "best.json", "tokenizer")]
     assert {**snapshot(run.path), "lock.pid": before["lock.pid"]} == before
     run.save_checkpoint(3, *contents(3))
-    assert whole(run.load_checkpoint("newest", training=True), 3)
+    assert intact(run.load_checkpoint("newest", training=True), 3)
 
 
 # A process that trains a little, over and over, each time killed somewhere, and looks at what is left.
@@ -296,7 +296,7 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 from mtcli.run.directory import Run
-from checkpoints import contents, whole
+from checkpoints import contents, intact
 
 run, kills = Run(sys.argv[1]), int(sys.argv[2])
 
@@ -354,7 +354,7 @@ def look(newest):
         saved = run.load_checkpoint("newest", training=True)
         assert saved.update >= newest, "an update was lost"
         saved.state["log_size"], size = 0, saved.state["log_size"]
-        assert whole(saved, saved.update)
+        assert intact(saved, saved.update)
         assert [entry["update"] for entry in run.read_log()][: saved.update] == list(range(1, saved.update + 1))
         run.truncate_log(size)
         assert len(run.read_log()) == saved.update

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from mtcli.support import distributed
 from mtcli.support.errors import UserError
@@ -24,7 +23,7 @@ def alone(monkeypatch):
 
 
 def spawn(code: str, world_size: int = 2) -> list[tuple[int, str, str]]:
-    """Run ``code`` in so many processes, set up as torchrun does -> (exit code, stdout, stderr) of each."""
+    """Run ``code`` in ``world_size`` processes, set up as torchrun does -> (exit code, stdout, stderr) of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -52,7 +51,6 @@ def test_one_process_is_the_identity():
     assert (distributed.rank(), distributed.local_rank(), distributed.world_size()) == (0, 0, 1)
     assert distributed.is_main()
     distributed.init("cpu")
-    assert distributed.all_reduce_sum(torch.tensor([1.5, -2.0])).tolist() == [1.5, -2.0]
     assert distributed.broadcast_json({"a": [1, 0.1, "ä\ud800"]}) == {"a": [1, 0.1, "ä\ud800"]}
     assert distributed.gather_json((1, 2)) == [[1, 2]]
     distributed.shutdown()
@@ -66,13 +64,10 @@ def test_importing_needs_no_torch():
 
 
 COLLECTIVES = """
-import torch
 from mtcli.support import distributed as d
 d.init("cpu")
 me = d.rank()
 assert d.world_size() == 2 and d.local_rank() == me and d.is_main() == (me == 0)
-tensor = torch.tensor([1.0, 10.0], dtype=torch.float64) * (me + 1)
-assert d.all_reduce_sum(tensor) is tensor and tensor.tolist() == [3.0, 30.0]
 assert d.gather_json({"rank": me, "text": "é" * 50 * me}) == [{"rank": 0, "text": ""}, {"rank": 1, "text": "é" * 50}]
 assert d.gather_json(0.1 + 0.2) == [0.1 + 0.2] * 2
 assert d.broadcast_json(["from", me]) == ["from", 0]

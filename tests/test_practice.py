@@ -568,11 +568,17 @@ def test_python_example_in_readme_runs(runs, tmp_path):
     assert len(done.stdout.splitlines()) == 4
 
 
-def test_progress_bar_counts_the_lines_of_a_file(tmp_path):
+def test_progress_bar_counts_the_lines_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+    def total(path):
+        with output.progress(iter([]), path, to_stdout=False) as bar:
+            return bar.total
+
     for content, count in [(b"", 0), (b"a", 1), (b"a\n", 1), (b"a\nb", 2)]:
         (tmp_path / "lines").write_bytes(content)
-        assert output._count_lines(tmp_path / "lines") == count
-    assert output._count_lines(tmp_path) is None
+        assert total(tmp_path / "lines") == count
+    assert total(tmp_path) is None
 
 
 def test_progress_bar_on_a_terminal_shows_count_and_speed(runs, tmp_path):

@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -68,17 +68,18 @@ def resume_point(path: Path, task: Task, grouped: bool) -> tuple[int, int] | Non
             raise UserError(
                 f"{part} cannot be continued: {asked}, which says what was asked for, is missing or damaged."
             )
-        changes = {
-            key: (before.get(key), task[key]) for key in task if before.get(key) != task[key]
-        }
-        if changes:
-            lines = [f"  {key}: {old} -> {new}" for key, (old, new) in changes.items()]
+        changed = [key for key in task if before.get(key) != task[key]]
+        if changed:
+            lines = "".join(f"\n  {key}: {before.get(key)} -> {task[key]}" for key in changed)
             raise UserError(
-                "\n".join([f"{part} was begun with another task:", *lines])
-                + "\nTo continue it, ask for the same as before; without --resume it begins again."
+                f"{part} was begun with another task:{lines}\n"
+                "To continue it, ask for the same as before; without --resume it begins again."
             )
         with open(part, "rb") as file:
-            return _last_group(file) if grouped else _complete_lines(file)
+            if grouped:
+                return _last_group(file)
+            lengths = [len(line) for line in file if line.endswith(b"\n")]
+            return len(lengths), sum(lengths)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{part} cannot be continued: {reason}.") from None
@@ -86,11 +87,6 @@ def resume_point(path: Path, task: Task, grouped: bool) -> tuple[int, int] | Non
 
 def _beside(path: Path) -> tuple[Path, Path]:
     return path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
-
-
-def _complete_lines(file: Iterable[bytes]) -> tuple[int, int]:
-    lines = [len(line) for line in file if line.endswith(b"\n")]
-    return len(lines), sum(lines)
 
 
 def _last_group(file: Iterable[bytes]) -> tuple[int, int]:
@@ -117,15 +113,10 @@ def progress(
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    total = None if path is None else _count_lines(path)
+    total = None
+    if path is not None and path.is_file():
+        with suppress(UserError):  # its reader will say more
+            total = count_lines(path)
     bar = tqdm(results, total=total, initial=done, unit=" lines", smoothing=0)
     with logging_redirect_tqdm(), bar:
         yield bar
-
-
-def _count_lines(path: Path) -> int | None:
-    """Lines of a regular file; None if it is none or cannot be read, of which its reader will say more."""
-    try:
-        return count_lines(path) if path.is_file() else None
-    except UserError:
-        return None

@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -62,16 +61,17 @@ class Run:
                 run._check_tokenizer()
                 changes = configs.changes(run.config, config, configs.free_on_resume(run.config))
                 if changes and run.checkpoints():
-                    lines = [f"{run.path} was made with another config:"]
-                    lines += [f"  {change}" for change in changes]
-                    lines += ["Such a run cannot be continued. Name a new directory with --run."]
-                    raise UserError("\n".join(lines))
-                if changes and os.path.lexists(run.path / "tokenizer"):
+                    shown = "".join(f"\n  {change}" for change in changes)
+                    raise UserError(
+                        f"{run.path} was made with another config:{shown}\n"
+                        "Such a run cannot be continued. Name a new directory with --run."
+                    )
+                if changes:
                     files.remove(run.path / "tokenizer")  # nothing was trained with it
             if not there or run.config != config:
-                files.replace_file(run.inside("requested.yaml"), requested_text.encode("utf-8"))
-                text = configs.dump(config).encode("utf-8")
-                files.replace_file(run.inside("config.yaml"), text)  # last: makes it a run
+                files.replace_file(run.inside("requested.yaml"), requested_text.encode())
+                # Last, since it makes this a run.
+                files.replace_file(run.inside("config.yaml"), configs.dump(config).encode())
         run.config = config
         return run
 
@@ -81,14 +81,12 @@ class Run:
         run = cls(path)
         parts = ("config.yaml", "tokenizer", "checkpoints")
         missing = [part for part in parts if not os.path.lexists(run.path / part)]
+        why = f"it lacks {', '.join(missing)}"
         if "config.yaml" in missing:
-            lacks = f"it lacks {', '.join(missing)}"
-            lacks = lacks if os.path.isdir(run.path) else "there is no such directory"
-            raise UserError(f"{run.path} is no run directory: {lacks}.{_runs_in(run.path.parent)}")
+            why = why if os.path.isdir(run.path) else "there is no such directory"
+            raise UserError(f"{run.path} is no run directory: {why}.{_runs_in(run.path.parent)}")
         if missing:
-            raise UserError(
-                f"{run.path} holds no model yet: it lacks {', '.join(missing)}. Train it: mtcli train"
-            )
+            raise UserError(f"{run.path} holds no model yet: {why}. Train it: mtcli train")
         run._check_tokenizer()
         return run
 
@@ -118,8 +116,8 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """What the run was made with, every default resolved. Raises UserError."""
-        text, name = self._read_text("config.yaml"), str(self.path / "config.yaml")
-        return configs.loads(text, name, unknown="ignore")
+        path = self.path / "config.yaml"
+        return configs.loads(self._read_text(path.name), str(path), unknown="ignore")
 
     @property
     def requested(self) -> str:
@@ -204,9 +202,8 @@ class Run:
     ) -> Checkpoint:
         """Read an intact checkpoint onto the CPU; without ``training`` only its model.
 
-        A damaged newest or best one is named in a warning, and the newest intact one is used. What the file declares is
-        compared with ``model`` (which may be on the meta device) before it is read. Raises UserError where nothing can
-        be used, and changes nothing.
+        A damaged newest or best one is named in a warning, and the newest intact one is used. Raises UserError where
+        nothing can be used or it does not fit ``model``, which may be on the meta device; changes nothing.
         """
         if isinstance(which, int):
             return checkpoints.read(self._folder(which), training, model)
@@ -220,13 +217,13 @@ class Run:
             except Damaged as error:
                 damaged[update] = str(error)
                 continue
-            for other in set(damaged) & set(self.checkpoints()):  # those still there
+            for other in damaged.keys() & self.checkpoints():  # those still there
                 log.warning(f"{damaged[other]} Checkpoint {update} is used instead.")
             return found
-        if damaged:
-            first = f"No checkpoint of {self.path} can be used; nothing was changed."
-            raise UserError("\n".join([first, *damaged.values()]))
-        raise UserError(f"{self.path} holds no checkpoint yet. Train it: mtcli train")
+        if not damaged:
+            raise UserError(f"{self.path} holds no checkpoint yet. Train it: mtcli train")
+        first = f"No checkpoint of {self.path} can be used; nothing was changed."
+        raise UserError("\n".join([first, *damaged.values()]))
 
     def _folder(self, update: int) -> Path:
         return self.inside("checkpoints") / str(update)
@@ -294,9 +291,9 @@ class Run:
     def append_log(self, entry: dict[str, Any]) -> None:
         """Add a line to the log. A number that is not finite, which JSON does not have, becomes null."""
         path = self.inside("log.jsonl")
-        line = json.dumps(_finite(entry), allow_nan=False, ensure_ascii=False)
+        finite = json.loads(json.dumps(entry), parse_constant=lambda name: None)
         # A lone surrogate becomes \udxxx, which is how JSON writes it.
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        data = json.dumps(finite, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         with files.user_errors(path), files.open_regular(path, "ab", buffering=0) as file:
             before = file.tell()
             if file.write(data) < len(data):
@@ -310,8 +307,7 @@ class Run:
 
     def truncate_log(self, size: int) -> None:
         """Cut the log back to ``size`` bytes, as it was at a checkpoint, and in any case to a complete line."""
-        path = self.inside("log.jsonl")
-        content = files.read_file(path, LARGEST_LOG) if os.path.lexists(path) else b""
+        path, content = self.inside("log.jsonl"), self._log_content()
         if (lost := size - len(content)) > 0:
             log.warning(f"{path} lacks its last {lost} bytes; the lines in them are lost.")
         if content:
@@ -321,10 +317,13 @@ class Run:
 
     def read_log(self) -> list[dict[str, Any]]:
         """The entries of the log; a last line that is still being written does not count. Raises UserError."""
+        lines = self._log_content().split(b"\n")[:-1]
+        name = self.path / "log.jsonl"
+        return [files.parse_json(line, f"{name}:{number}") for number, line in enumerate(lines, 1)]
+
+    def _log_content(self) -> bytes:
         path = self.inside("log.jsonl")
-        there = os.path.lexists(path)
-        lines = files.read_file(path, LARGEST_LOG).split(b"\n")[:-1] if there else []
-        return [files.parse_json(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+        return files.read_file(path, LARGEST_LOG) if os.path.lexists(path) else b""
 
     # ----------------------------------------------------------------------------------------------------------- paths
 
@@ -342,14 +341,6 @@ class Run:
             return files.read_file(path, LARGEST_YAML).decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 (byte {error.start + 1}).") from error
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _runs_in(root: Path) -> str:

@@ -1,1 +1,1 @@
-"""What every wing stands on and nothing of translation: errors, files, devices, processes, signals, progress, torchrun."""
+"""What every wing builds on, and nothing of translation: errors, files, devices, processes, signals, progress, torchrun."""

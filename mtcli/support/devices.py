@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
@@ -34,11 +33,14 @@ def prepare(name: str, threads: int | None = None, kernels: int = 64) -> torch.d
 
 def choose(name: str) -> torch.device:
     """The device of that name: cpu, cuda, cuda:N, mps; ``auto`` is cuda, else cpu. Raises UserError."""
-    there = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
-    there += ["mps"] * torch.backends.mps.is_available()
+    there, gpus = ["cpu"], torch.cuda.device_count()
+    if gpus:
+        there += ["cuda", *(f"cuda:{n}" for n in range(gpus))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
     if name == "auto":
-        name = "cuda" if len(there) > 1 and there[1] == "cuda:0" else "cpu"
-    if name not in there and not (name == "cuda" and "cuda:0" in there):
+        name = "cuda" if gpus else "cpu"
+    if name not in there:
         raise UserError(
             f"--device is '{name}', which this machine or this PyTorch does not have; there is: auto, {', '.join(there)}."
         )
@@ -58,14 +60,11 @@ def autocast(
 def keep_freed_memory() -> None:
     """Let glibc keep large freed blocks instead of returning them to the system at once.
 
-    Otherwise every large tensor is made of fresh pages, each of which costs a fault and is zeroed by the kernel. Call it
-    before the first large tensor; elsewhere than on Linux it does nothing.
+    Otherwise every large tensor is made of fresh pages, each of which costs a fault and is zeroed by the kernel.
     """
-    if not sys.platform.startswith("linux"):
-        return
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library
+    except (OSError, AttributeError):  # another system or C library
         return
     m_trim_threshold, m_mmap_threshold = -1, -3
     mallopt(m_mmap_threshold, 2**30)

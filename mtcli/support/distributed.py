@@ -14,19 +14,18 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 TIMEOUT = timedelta(hours=2)  # for which one process may work (build a cache) while others wait
 
 
 def rank() -> int:
     """Number of this process among all of them, from 0."""
-    return _number("RANK", 0)
+    return _number("RANK")
 
 
 def local_rank() -> int:
     """Number of this process on its machine, from 0: which GPU is its own."""
-    return _number("LOCAL_RANK", 0)
+    return _number("LOCAL_RANK")
 
 
 def world_size() -> int:
@@ -64,10 +63,10 @@ def init(device: torch.device | str) -> None:
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        if count == _number("LOCAL_WORLD_SIZE", 0):
+        if count == _number("LOCAL_WORLD_SIZE"):
             # torchrun's store keeps the addresses of processes that are gone (PyTorch's issue 135712). Each of several
             # machines counts its own restarts: there torchrun must be told to drop the store.
-            store = dist.PrefixStore(f"restart {_number('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+            store = dist.PrefixStore(f"restart {_number('TORCHELASTIC_RESTART_COUNT')}", store)
         dist.init_process_group(backend, store=store, rank=me, world_size=count, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         hint = "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set by torchrun; for one process, unset them."
@@ -108,16 +107,6 @@ def main_first() -> Iterator[None]:
         gather_json(None)
 
 
-def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Sum over all processes, in place, on the tensor's own device; also returned."""
-    if world_size() > 1:
-        import torch.distributed as dist
-
-        with contact():
-            dist.all_reduce(tensor)
-    return tensor
-
-
 def broadcast_json(value: Any) -> Any:
     """The main process's value, on every process, as JSON gives it back (a tuple returns as a list)."""
     return gather_json(value if is_main() else None)[0]
@@ -142,7 +131,7 @@ def gather_json(value: Any) -> list[Any]:
     return [json.loads(bytes(row[: int(length)].tolist())) for row, length in zip(rows, lengths)]
 
 
-def _number(name: str, default: int) -> int:
+def _number(name: str, default: int = 0) -> int:
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdigit()) or (name == "WORLD_SIZE" and int(text) == 0):
         raise UserError(

@@ -59,7 +59,7 @@ def new_directory(path: Path, replace: bool = False) -> Iterator[Path]:
     aside = _aside(path)
     try:
         remove(aside)
-        aside.mkdir()
+        aside.mkdir(parents=True)
         yield aside
         for entry in aside.rglob("*"):
             sync(entry)
@@ -168,9 +168,8 @@ def refuse_link(path: Path) -> None:
 
 
 def open_regular(path: Path, mode: str = "rb", buffering: int = -1) -> IO[bytes]:
-    """Open what is a file, not a link, pipe or device. Raises OSError."""
-    if path.is_symlink():  # also where the system has no flag for it
-        raise OSError(errno.ELOOP, "is a link", str(path))
+    """Open what is a file, not a link, pipe or device. Raises UserError for a link, else OSError."""
+    refuse_link(path)  # OPEN_FLAGS do too, where the system has them
     file = open(path, mode, buffering, opener=lambda name, flags: os.open(name, flags | OPEN_FLAGS, 0o666))  # fmt: skip
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()

@@ -32,7 +32,7 @@ class Pool:
         self.count, self.context = count, multiprocessing.get_context("fork" if fork else "spawn")
         self.initargs = initializer, initargs
         self.executor: ProcessPoolExecutor | None = None
-        self.changing = threading.Lock()  # of the executor, and of the number of maps that use it
+        self.changing = threading.RLock()  # of the executor, and of the number of maps that use it
         self.maps = 0
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
@@ -67,19 +67,16 @@ class Pool:
                 self.maps -= 1
                 busy = not all(future.done() for future in waiting)
                 if self.executor is executor and (broken or busy and not self.maps):
-                    self._end()
+                    self.close()
 
     def close(self) -> None:
         """End the processes; a later `map` starts new ones."""
         with self.changing:
-            self._end()
-
-    def _end(self) -> None:
-        executor, self.executor = self.executor, None
-        if executor is not None:
-            for process in list((executor._processes or {}).values()):
-                process.terminate()  # without it the executor would wait for the work in hand
-            executor.shutdown(cancel_futures=True)
+            executor, self.executor = self.executor, None
+            if executor is not None:
+                for process in list((executor._processes or {}).values()):
+                    process.terminate()  # without it the executor would wait for the work in hand
+                executor.shutdown(cancel_futures=True)
 
 
 def can_fork() -> bool:

@@ -17,11 +17,10 @@ class Bar:
     """Shows which share of training is done (0 to 1), and what the log says."""
 
     def __init__(self, done: float):
-        self.live = distributed.is_main() and sys.stderr.isatty()
         self.bar = tqdm(
             total=100.0,
             initial=100 * done,
-            disable=not self.live,
+            disable=not (distributed.is_main() and sys.stderr.isatty()),
             bar_format="{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}",
         )
 
@@ -43,17 +42,14 @@ class Bar:
         )
         if entry.get("skipped"):
             text += f"  skipped {entry['skipped']}"
-        if self.live:
-            self.bar.set_postfix_str(text)
-        else:
+        if self.bar.disable:
             seconds = entry["clock"]["seconds"] * (1 - done) / max(done, 1e-9)
             log.info(f"{text}  {tqdm.format_interval(seconds)} left")
+        else:
+            self.bar.set_postfix_str(text)
 
     def write(self, text: str) -> None:
         """Show lines above the bar."""
-        if self.live:
-            self.bar.clear()
-        for line in text.split("\n"):
-            log.info(line)
-        if self.live:
-            self.bar.refresh()
+        with tqdm.external_write_mode(sys.stderr):
+            for line in text.split("\n"):
+                log.info(line)

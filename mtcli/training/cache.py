@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from ..support import files
 from ..support.errors import UserError
 from ..support.processes import Pool
 from ..text.codec import Codec, fingerprint
-from ..text.corpus import Pair, read_pairs
+from ..text.corpus import Pair, count_lines, read_pairs
 
 log = logging.getLogger("mtcli")
 
@@ -48,7 +48,7 @@ SIDES = ("source", "target")
 
 Codecs = tuple[Codec, Codec]
 Corpus = TSV | Plain
-Digests = dict[str, dict[str, Any]]  # by path: stamp, sha256, lines
+Digests = dict[str, dict[str, Any]]  # by path: stamp, sha256
 
 
 def load(
@@ -62,20 +62,20 @@ def load(
     files.refuse_link(folder)
     with files.user_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    digests = _digests(folder / "corpora.json", corpora)
-    key = _key(corpora, digests, codecs, max_length)
     ids = folder / "ids"
-    arrays = _open(ids, key, codecs)
-    if arrays is None:
-        with files.lock(folder / "lock"):
-            arrays = _open(ids, key, codecs)  # another process may have built it meanwhile
-            if arrays is None:
-                if os.path.lexists(ids):
-                    log.info(f"{ids} is of other data, tokenizers or limits: it is built again.")
-                files.clear_leftovers(folder)
-                with files.user_errors(ids), files.new_directory(ids, replace=True) as aside:
-                    _build(aside, key, corpora, codecs, max_length, digests)
-                arrays = _open(ids, key, codecs)
+    with files.lock(folder / "lock"):
+        digests = _digests(folder / "corpora.json", corpora)
+        key = _key(corpora, digests, codecs, max_length)
+        arrays = _open(ids, key, codecs)
+        if arrays is None:
+            if os.path.lexists(ids):
+                log.info(f"{ids} is of other data, tokenizers or limits: it is built again.")
+            files.clear_leftovers(folder)
+            with files.user_errors(ids), files.new_directory(ids, replace=True) as aside:
+                pairs = _build(aside, corpora, codecs, max_length, digests)
+                np.array(pairs, "<i8").tofile(aside / "pairs")
+                (aside / "manifest.json").write_text(json.dumps({"key": key}), encoding="utf-8")
+            arrays = _open(ids, key, codecs)
     if arrays is None:
         raise UserError(f"{ids} is not what was just written there. Is the disk sound?")
     return arrays
@@ -95,13 +95,13 @@ def _columns(codecs: Codecs) -> dict[str, np.dtype]:
 
 
 def _stamp(path: str) -> list[int]:
-    """What changes when a file does."""
+    """What changes when a file does: its size and time."""
     there = os.stat(path)
     return [there.st_size, there.st_mtime_ns]
 
 
 def _digests(memory: Path, corpora: Sequence[Corpus]) -> Digests:
-    """For each file its stamp, its SHA-256 and its number of lines; read only if the stamp is a new one."""
+    """For each file its stamp and its SHA-256; it is read only if the stamp is new."""
     try:
         known = files.parse_json(files.read_file(memory, LARGEST_JSON), memory)
     except UserError:
@@ -112,7 +112,7 @@ def _digests(memory: Path, corpora: Sequence[Corpus]) -> Digests:
         try:
             stamp = _stamp(path)
             if not isinstance(before, dict) or before.get("stamp") != stamp:
-                before = {"stamp": stamp, **_digest(path)}
+                before = {"stamp": stamp, "sha256": _sha256(path)}
             digests[path] = before
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -122,13 +122,9 @@ def _digests(memory: Path, corpora: Sequence[Corpus]) -> Digests:
     return digests
 
 
-def _digest(path: str) -> dict[str, Any]:
-    digest, lines = hashlib.sha256(), 0
+def _sha256(path: str) -> str:
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            lines += block.count(b"\n")
-    return {"sha256": digest.hexdigest(), "lines": None if path.endswith(".gz") else lines}
+        return files.sha256(file)
 
 
 def _key(corpora: Sequence[Corpus], digests: Digests, codecs: Codecs, max_length: int) -> str:
@@ -173,17 +169,11 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
 class _Column:
     """Rows of numbers, end to end in one file; where each begins in another."""
 
-    def __init__(self, path: str, dtype: np.dtype):
+    def __init__(self, path: Path, dtype: np.dtype, stack: ExitStack):
         self.dtype, self.end = dtype, 0
-        self.values, self.starts = open(f"{path}.values", "xb"), open(f"{path}.starts", "xb")
+        self.values = stack.enter_context(open(f"{path}.values", "xb"))
+        self.starts = stack.enter_context(open(f"{path}.starts", "xb"))
         self.starts.write(np.zeros(1, "<i8").tobytes())
-
-    def __enter__(self) -> _Column:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.values.close()
-        self.starts.close()
 
     def add(self, values: np.ndarray, lengths: np.ndarray) -> None:
         self.starts.write((self.end + np.cumsum(lengths)).astype("<i8").tobytes())
@@ -192,43 +182,37 @@ class _Column:
 
 
 def _build(
-    folder: Path,
-    key: str,
-    corpora: Sequence[Corpus],
-    codecs: Codecs,
-    max_length: int,
-    digests: Digests,
-) -> None:
-    """Write all files in one pass over the corpora."""
-    lines: list = [digests[files_of(corpus)[0]].get("lines") for corpus in corpora]
-    total, quiet = None if None in lines else sum(lines), not sys.stderr.isatty()
-    size = sum(digests[path]["stamp"][0] for corpus in corpora for path in files_of(corpus))
+    folder: Path, corpora: Sequence[Corpus], codecs: Codecs, max_length: int, digests: Digests
+) -> list[int]:
+    """Write the columns in one pass over the corpora. Returns the number of pairs of each."""
+    quiet = not sys.stderr.isatty()
+    total = None if quiet else sum(count_lines(files_of(corpus)[0]) for corpus in corpora)
+    large = sum(digest["stamp"][0] for digest in digests.values()) > LARGE
+    encode = partial(_encode, codecs=codecs, max_length=max_length)
     with ExitStack() as stack:
         columns = {
-            name: stack.enter_context(_Column(str(folder / name), dtype))
-            for name, dtype in _columns(codecs).items()
+            name: _Column(folder / name, dtype, stack) for name, dtype in _columns(codecs).items()
         }
-        bar = tqdm(desc="encoding", total=total, unit=" pairs", leave=False, disable=quiet)
-        stack.callback(bar.close)
-        encode: Encoder = partial(map, lambda chunk: _encode(chunk, codecs, max_length))
-        if size > LARGE and _cores() > 2:
-            pool = Pool(min(_cores(), MOST_PROCESSES), _start, (codecs, max_length))
+        bar = stack.enter_context(
+            tqdm(desc="encoding", total=total, unit=" pairs", leave=False, disable=quiet)
+        )
+        encode_all: Encoder = partial(map, encode)
+        if large and _cores() > 2:
+            pool = Pool(min(_cores(), MOST_PROCESSES), _start, (encode,))
             stack.callback(pool.close)
-            encode = partial(pool.map, _work)
-        pairs = [_add(corpus, encode, columns, max_length, bar) for corpus in corpora]
-    np.array(pairs, "<i8").tofile(folder / "pairs")
-    (folder / "manifest.json").write_text(json.dumps({"key": key}), encoding="utf-8")
+            encode_all = partial(pool.map, _work)
+        pairs = [_add(corpus, encode_all, columns, max_length, bar) for corpus in corpora]
     for path, digest in digests.items():
         if _stamp(path) != digest["stamp"]:
             raise UserError(f"{path} was changed while it was read. Run the same command again.")
+    return pairs
 
 
 def _add(
     corpus: Corpus, encode: Encoder, columns: dict[str, _Column], max_length: int, bar: tqdm
 ) -> int:
     """Encode a corpus and add it to the columns. Returns its number of pairs."""
-    kept = skipped = 0
-    first_skipped = ""
+    kept, skipped, first_skipped = 0, 0, ""
     pairs = read_pairs(corpus, skip_blank=True)
     for count, rows, places in encode(iter(lambda: list(islice(pairs, CHUNK)), [])):
         for name, (values, lengths) in rows.items():
@@ -257,13 +241,14 @@ def _encode(pairs: list[Pair], codecs: Codecs, max_length: int) -> Encoded:
     fits = [max(len(source), len(target)) - 1 <= max_length for source, target in zip(*ids)]
     rows = {}
     for side, (name, codec) in enumerate(zip(SIDES, codecs)):
-        rows[name] = _flat([row for row, fit in zip(ids[side], fits) if fit])
+        rows[name] = _flat(compress(ids[side], fits))
         if codec.tokenizer.samples:
-            rows[f"{name}.text"] = _flat([p[side].encode() for p, fit in zip(pairs, fits) if fit])
+            rows[f"{name}.text"] = _flat(pair[side].encode() for pair in compress(pairs, fits))
     return len(pairs), rows, [pair.place for pair, fit in zip(pairs, fits) if not fit]
 
 
-def _flat(rows: list[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+def _flat(rows: Iterable[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    rows = list(rows)
     lengths = np.array([len(row) for row in rows], np.int64)
     return np.fromiter(chain.from_iterable(rows), np.uint32, int(lengths.sum())), lengths
 
@@ -273,13 +258,14 @@ def _cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-_settings: tuple[Codecs, int]  # in a process of a pool
+_encode_here: Callable[[list[Pair]], Encoded]  # in a process of the pool
 
 
-def _start(codecs: Codecs, max_length: int) -> None:
-    global _settings
-    _settings = codecs, max_length
+def _start(encode: Callable[[list[Pair]], Encoded]) -> None:
+    """Codecs are sent to a process once, not with every chunk."""
+    global _encode_here
+    _encode_here = encode
 
 
 def _work(pairs: list[Pair]) -> Encoded:
-    return _encode(pairs, *_settings)
+    return _encode_here(pairs)
