@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -277,6 +278,18 @@ def test_damaged_exports_are_reported(tmp_path):
     (out / "export.json").write_text('{"format": "bread"}')
     with pytest.raises(UserError, match="does not name its format"):
         Translator.load(out, "cpu")
+
+
+def test_unknown_keys_in_the_config_of_an_export_are_ignored_with_a_warning(
+    three, tmp_path, caplog
+):
+    _, theirs, out = three
+    shutil.copytree(out, tmp_path / "older")
+    with open(tmp_path / "older/config.yaml", "a", encoding="utf-8") as file:
+        file.write("unheard_of: 1\n")
+    older = Translator.load(tmp_path / "older", "cpu")
+    assert "unheard_of" in caplog.text
+    assert best(older.translate(SOURCES[:5])) == best(theirs.translate(SOURCES[:5]))
 
 
 def test_without_the_validation_files_random_tokens_are_compared(tmp_path, caplog):

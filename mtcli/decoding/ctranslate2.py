@@ -268,17 +268,27 @@ def _put_feed_forward(spec: Any, ours: Any, norm: Any) -> None:
 
 # ------------------------------------------------------------------------------------------- README
 
+PROGRAM = """
+text = {text}
+tokens = {cut}
+translator = ctranslate2.Translator(".")
+never = [["<pad>"], ["<s>"]]
+options = dict(beam_size={beam_size}, disable_unk=True, suppress_sequences=never)
+tokens = translator.translate_batch([tokens], **options)[0].hypotheses[0]
+print({join})
+"""
+SUBWORDS = 'sentencepiece.SentencePieceProcessor(model_file="tokenizer/{}.model")'
 # How text is cut and tokens are joined in Python, by kind of tokenizer. The pattern for words does
 # what tokenizers.WordTokenizer does, but for scripts without spaces between words.
 CUT = {
     "char": "list(text)",
     "word": r're.sub(r"(?<=[^\w\s])(?=\w)", "￭ ", re.sub(r"(?<=\S)(?=[^\w\s])", " ￭", text)).split()',
-    "subword": "source.encode(text, out_type=str)",
+    "subword": SUBWORDS + ".encode(text, out_type=str)",
 }
 JOIN = {
     "char": '"".join(tokens)',
     "word": '" ".join(tokens).replace(" ￭", "").replace("￭ ", "").replace("￭", "")',
-    "subword": "target.decode(tokens)",
+    "subword": SUBWORDS + ".decode(tokens)",
 }
 
 
@@ -286,27 +296,15 @@ def usage(config: Config) -> str:
     """How an exported directory is used without mtcli, in Markdown."""
     source, target = config.tokenizers
     names = ["shared"] * 2 if config.shared_vocabulary else ["source", "target"]
-    processors = [
-        f'{side} = sentencepiece.SentencePieceProcessor(model_file="tokenizer/{name}.model")'
-        for side, name in zip(("source", "target"), names)
-    ]
-    program = {  # its lines, and whether this model needs them
-        "import ctranslate2": True,
-        "import re": source.type == "word",
-        "import sentencepiece": "subword" in (source.type, target.type),
-        "import unicodedata": source.normalization == "nfkc",
-        'text = "A sentence."': True,
-        'text = unicodedata.normalize("NFKC", text)': source.normalization == "nfkc",
-        "text = text.lower()": source.lowercase,
-        processors[0]: source.type == "subword",
-        processors[1]: target.type == "subword",
-        'translator = ctranslate2.Translator(".")': True,
-        f"tokens = {CUT[source.type]}": True,
-        'never = [["<pad>"], ["<s>"]]': True,
-        f"options = dict(beam_size={config.decoding.beam_size}, disable_unk=True, "
-        "suppress_sequences=never)": True,
-        "tokens = translator.translate_batch([tokens], **options)[0].hypotheses[0]": True,
-        f"print({JOIN[target.type]})": True,
-    }
-    lines = "\n".join(line for line, needed in program.items() if needed)
-    return f"Without mtcli, in this directory:\n\n```python\n{lines}\n```\n"
+    text = '"A sentence."'
+    if source.normalization == "nfkc":
+        text = f'unicodedata.normalize("NFKC", {text})'
+    program = PROGRAM.format(
+        text=text + ".lower()" * source.lowercase,
+        cut=CUT[source.type].format(names[0]),
+        join=JOIN[target.type].format(names[1]),
+        beam_size=config.decoding.beam_size,
+    )
+    modules = ("ctranslate2", "re", "sentencepiece", "unicodedata")
+    imports = "".join(f"import {name}\n" for name in modules if f"{name}." in program)
+    return f"\nWithout mtcli, in this directory:\n\n```python\n{imports}{program}```\n"

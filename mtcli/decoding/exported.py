@@ -125,7 +125,7 @@ def export(
             readme = (
                 f"A translator, {config.data.source_language or 'source'} to "
                 f"{config.data.target_language or 'target'}, exported by mtcli, which runs it: "
-                f"`mtcli translate --run DIRECTORY`.\n\n{usage}"
+                f"`mtcli translate --run DIRECTORY`.\n{usage}"
             )
             (folder / "README.md").write_text(readme, encoding="utf-8")
             parity = _compare(ours, theirs, _sample(config, codecs, ours.max_positions))
@@ -145,8 +145,7 @@ def _refuse(config: Config, format: str, quantization: str, output: Path) -> Non
         raise UserError(f"--quantization is '{quantization}'; choose {', '.join(TOLERANCE)}.")
     if format == "ctranslate2" and config.model.type != "transformer":
         raise UserError(
-            f"CTranslate2 runs Transformers only, and this model is a {config.model.type}: use "
-            "--format onnx."
+            f"CTranslate2 runs Transformers, and this model is a {config.model.type}: use --format onnx."
         )
     if format == "onnx" and quantization != "none":
         raise UserError(

@@ -377,12 +377,10 @@ def _pools(lines: Iterable[str], ready: Callable[[], bool] | None) -> Iterator[l
 
 def _joined(parts: list[list[Hypothesis]]) -> list[Hypothesis]:
     """The hypotheses of a line from those of its pieces: the best of each, the second best, …"""
-    if not parts:
-        return [Hypothesis([EOS], 0.0, 0.0)]
     if len(parts) == 1:
         return parts[0]
     joined = []
-    for rank in range(max(map(len, parts))):
+    for rank in range(max(map(len, parts), default=0)):
         chosen = [hypotheses[min(rank, len(hypotheses) - 1)] for hypotheses in parts]
         joined.append(
             Hypothesis(
@@ -393,7 +391,7 @@ def _joined(parts: list[list[Hypothesis]]) -> list[Hypothesis]:
                 tokens=[token for each in chosen for token in each.tokens],
             )
         )
-    return joined
+    return joined or [Hypothesis([EOS], 0.0, 0.0)]
 
 
 def _shared_batches(
