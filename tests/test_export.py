@@ -384,3 +384,17 @@ def test_a_model_in_onnx_is_searched_like_ours(tmp_path, model):
         for pair in zip(*found):
             attention = [torch.tensor(each.hypotheses[0].attention) for each in pair]
             assert attention[1] == pytest.approx(attention[0], abs=1e-4)
+
+
+def test_a_model_that_torch_cannot_trace_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+
+    def fail(*_, **__):
+        raise torch.onnx.errors.OnnxExporterError("tracing inferred a static shape")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    run = make_run(tmp_path, {"type": "gru", "attention": "none"})
+    with pytest.raises(UserError, match="with model.attention can be exported"):
+        export(run, tmp_path / "out", "onnx")
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*"))

@@ -221,7 +221,7 @@ def write(
     if form.norm_position == "pre":
         _put_norm(encoder.layer_norm, model.encoder_norm)
         _put_norm(decoder.layer_norm, model.decoder_norm)
-    _put_linear(decoder.projection, model.projection.weight, model.projection.bias)
+    _put_linear(decoder.projection, model.projection)
 
     spec.register_source_vocabulary(codecs[0].vocabulary.tokens)
     spec.register_target_vocabulary(codecs[1].vocabulary.tokens)
@@ -239,8 +239,8 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().float().cpu().numpy().copy()
 
 
-def _put_linear(spec: Any, weight: Tensor, bias: Tensor) -> None:
-    spec.weight, spec.bias = _array(weight), _array(bias)
+def _put_linear(spec: Any, ours: Any) -> None:
+    spec.weight, spec.bias = _array(ours.weight), _array(ours.bias)
 
 
 def _put_norm(spec: Any, norm: Any) -> None:
@@ -254,7 +254,7 @@ def _put_attention(spec: Any, ours: Any, norm: Any) -> None:
     packed = hasattr(ours, "query_key_value")
     inputs = [ours.query_key_value] if packed else [ours.query, ours.key_value]
     for linear, layer in zip(spec.linear, [*inputs, ours.output], strict=True):
-        _put_linear(linear, layer.weight, layer.bias)
+        _put_linear(linear, layer)
 
 
 def _put_feed_forward(spec: Any, ours: Any, norm: Any) -> None:
@@ -262,8 +262,8 @@ def _put_feed_forward(spec: Any, ours: Any, norm: Any) -> None:
     parts = [spec.linear_0, spec.linear_0_noact] if ours.gated else [spec.linear_0]
     weights, biases = (each.chunk(len(parts)) for each in (ours.inner.weight, ours.inner.bias))
     for part, weight, bias in zip(parts, weights, biases):
-        _put_linear(part, weight, bias)
-    _put_linear(spec.linear_1, ours.outer.weight, ours.outer.bias)
+        part.weight, part.bias = _array(weight), _array(bias)
+    _put_linear(spec.linear_1, ours.outer)
 
 
 # ------------------------------------------------------------------------------------------- README

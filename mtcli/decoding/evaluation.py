@@ -19,8 +19,7 @@ class Result:
     """Scores of one translator on one test set."""
 
     hypotheses: list[str]
-    loss: float
-    """Mean negative log-likelihood of a token of the first references, EOS included, in nats."""
+    loss: float  # mean negative log-likelihood of a token of the first references, in nats
     scores: dict[str, metrics.Score]
 
     @property
@@ -38,10 +37,8 @@ class Answers:
     """What a translator makes of a test set."""
 
     hypotheses: list[str]
-    log_probabilities: list[float]
-    """Of the first reference of each sentence, the sum over its tokens."""
-    tokens: list[int]
-    """How many those are, EOS included."""
+    log_probabilities: list[float]  # of the first reference of each sentence
+    tokens: list[int]  # of that reference, EOS included
 
 
 def evaluate(

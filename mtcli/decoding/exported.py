@@ -47,13 +47,10 @@ class Parity:
 
     sentences: int
     tokens: int
-    mean_difference: float
-    """Of a token's log-probability."""
+    mean_difference: float  # of a token's log-probability
     largest_difference: float
-    greedy_equal: int
-    """Sentences that greedy search translates alike."""
-    computed_in: str
-    """The number type in which the engine computed, since processors lack some."""
+    greedy_equal: int  # sentences that greedy search translates alike
+    computed_in: str  # the number type that the engine used, since processors lack some
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,8 @@ def _write_graph(
     sizes: dict[str, dict[int, str]],
     path: Path,
 ) -> None:
-    """Trace a module over named tensors; sizes: the axes whose sizes vary, by name."""
+    """Trace a module over named tensors; sizes: the axes whose sizes vary, by name. Raises UserError
+    where PyTorch cannot keep these variable."""
     onnx = require("onnx", "export")
     logging.disable(logging.WARNING)  # the exporter talks about itself at length
     try:
@@ -224,6 +225,11 @@ def _write_graph(
                 output_names=outputs,
                 verbose=False,
             )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise UserError(
+            "PyTorch cannot export this model to ONNX. Transformers and recurrent models with "
+            "model.attention can be exported."
+        ) from error
     finally:
         logging.disable(logging.NOTSET)
     assert program is not None
