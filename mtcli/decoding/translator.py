@@ -274,7 +274,7 @@ class Translator:
                 log.warning(
                     f"Line {line} has {len(tokens)} tokens; the model has seen no sentence of more "
                     f"than {self.max_length} (data.max_length, model.max_positions). It is "
-                    f"translated in {len(parts)} separate pieces."
+                    f"translated in {len(parts)} pieces."
                 )
             ids = [[*side.vocabulary.encode(part), EOS] for part in parts]
             numbered = enumerate(zip(parts, ids))
