@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -279,6 +280,18 @@ def test_damaged_exports_are_reported(tmp_path):
         Translator.load(out, "cpu")
 
 
+def test_unknown_keys_in_the_config_of_an_export_are_ignored_with_a_warning(
+    three, tmp_path, caplog
+):
+    _, theirs, out = three
+    shutil.copytree(out, tmp_path / "older")
+    with open(tmp_path / "older/config.yaml", "a", encoding="utf-8") as file:
+        file.write("unheard_of: 1\n")
+    older = Translator.load(tmp_path / "older", "cpu")
+    assert "unheard_of" in caplog.text
+    assert best(older.translate(SOURCES[:5])) == best(theirs.translate(SOURCES[:5]))
+
+
 def test_without_the_validation_files_random_tokens_are_compared(tmp_path, caplog):
     run = make_run(tmp_path, {})
     (tmp_path / "validation.tsv").unlink()
@@ -371,3 +384,17 @@ def test_a_model_in_onnx_is_searched_like_ours(tmp_path, model):
         for pair in zip(*found):
             attention = [torch.tensor(each.hypotheses[0].attention) for each in pair]
             assert attention[1] == pytest.approx(attention[0], abs=1e-4)
+
+
+def test_a_model_that_torch_cannot_trace_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+
+    def fail(*_, **__):
+        raise torch.onnx.errors.OnnxExporterError("tracing inferred a static shape")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    run = make_run(tmp_path, {"type": "gru", "attention": "none"})
+    with pytest.raises(UserError, match="with model.attention can be exported"):
+        export(run, tmp_path / "out", "onnx")
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*"))

@@ -539,9 +539,7 @@ def stalled(job: Trainer, after: int) -> list[float]:
 
     def worse(*arguments):
         result = score(*arguments)
-        return training_module.evaluation.Result(
-            result.hypotheses, result.references, next(losses), result.scores
-        )
+        return training_module.evaluation.Result(result.hypotheses, next(losses), result.scores)
 
     def noted(rows):
         update(rows)

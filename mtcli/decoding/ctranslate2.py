@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from ..config import Config, Transformer
 from ..support.errors import UserError, require
 from ..text.codec import Codec
 from ..text.vocab import BOS, EOS, PAD, SPECIAL
-from .engine import Hypothesis, Request
+from .engine import Engine, Hypothesis, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ def table_positions(config: Config) -> int | None:
 # ------------------------------------------------------------------------------------------ running
 
 
-class CTranslate2Engine:
+class CTranslate2Engine(Engine):
     """A Transformer run by CTranslate2.
 
     Its beam search is not ours: it ends when `beam_size` hypotheses are finished. What it finds is
@@ -48,7 +48,7 @@ class CTranslate2Engine:
         self,
         path: Path,
         config: Config,
-        codecs: tuple[Codec, Codec],
+        codecs: Sequence[Codec],
         quantization: str,
         device: str,
         threads: int | None,
@@ -69,84 +69,66 @@ class CTranslate2Engine:
             raise UserError(f"{path}: CTranslate2 cannot load this: {error}") from None
         self.name = str(path.resolve())
         self.max_positions = table_positions(config)
-        self.source_tokens, self.target_tokens = (side.vocabulary.tokens for side in codecs)
-        self.target_ids = {token: id for id, token in enumerate(self.target_tokens)}
+        self.source, self.target = (side.vocabulary for side in codecs)
 
     def search(self, request: Request) -> list[list[Hypothesis]]:
         """As `Engine.search`. Raises UserError for sampling.
 
-        CTranslate2 takes one length limit for a batch: sentences that come as far as their own
-        are searched again with that.
+        CTranslate2 takes one length limit for a batch: sentences that reach their own limit are
+        searched again with that.
         """
         if request.decoding.sampling is not None:
             raise UserError(
-                "CTranslate2 draws translations with random numbers that depend on the batch, so "
-                "that --sample cannot keep its word there. Sample with the run itself, or with an "
-                "export to onnx."
+                "CTranslate2 draws random numbers that depend on the batch, so --sample cannot be "
+                "repeated there. Sample with the run itself, or with an export to onnx."
             )
-        self._check(request.sources, "source")
-        limits = request.lengths(self.max_positions)
-        longest = max(most for _, most in limits)
-        found = self._find(
-            request, {row: (least, longest) for row, (least, _) in enumerate(limits)}
-        )
-        cut = {
+        limits = dict(enumerate(request.lengths(self.max_positions)))
+        longest = max(most for _, most in limits.values())
+        found = self._find(request, {row: (least, longest) for row, (least, _) in limits.items()})
+        reached = {
             row: (least, most)
-            for row, (least, most) in enumerate(limits)
-            if most < longest and any(len(tokens) >= most for tokens in found[row].hypotheses)
+            for row, (least, most) in limits.items()
+            if most < longest and any(len(tokens) >= most for tokens, _ in found[row])
         }
-        found |= self._find(request, cut)
-        ranked = [self._ranked(found[row], most, request) for row, (_, most) in enumerate(limits)]
+        found |= self._find(request, reached)
 
-        rows = [row for row, targets in enumerate(ranked) for _ in targets]
-        sources = [request.sources[row] for row in rows]
-        targets = [target for each in ranked for target in each]
+        penalty = request.decoding.length_penalty
+        pairs: list[tuple[int, list[int]]] = []  # row, target
+        for row, (_, most) in limits.items():
+            ranks: dict[tuple[int, ...], float] = {}
+            for tokens, log_probability in found[row]:
+                ids = self.target.encode(token for token in tokens if token != SPECIAL[EOS])
+                ids = [*ids[:most], EOS]
+                ranks.setdefault(tuple(ids), log_probability / penalty.divisor(len(ids)))
+            best = sorted(ranks, key=ranks.__getitem__, reverse=True)[: request.n_best]
+            pairs += [(row, list(ids)) for ids in best]
+
+        sources, targets = [request.sources[row] for row, _ in pairs], [ids for _, ids in pairs]
         scores = self.score(sources, targets)
-        attention = self._attention(sources, targets) if request.attention else [None] * len(rows)
-        hypotheses: list[list[Hypothesis]] = [[] for _ in ranked]
-        for row, target, each, weights in zip(rows, targets, scores, attention):
-            score = sum(each) / request.decoding.length_penalty.divisor(len(target))
-            hypotheses[row].append(Hypothesis(target, sum(each), score, weights))
+        attention = self._attention(sources, targets) if request.attention else [None] * len(pairs)
+        hypotheses: list[list[Hypothesis]] = [[] for _ in limits]
+        for (row, ids), each, weights in zip(pairs, scores, attention):
+            score = sum(each) / penalty.divisor(len(ids))
+            hypotheses[row].append(Hypothesis(ids, sum(each), score, weights))
         return [sorted(each, key=lambda one: -one.score) for each in hypotheses]
 
-    def search_all(self, requests: Iterable[Request]) -> Iterator[list[list[Hypothesis]]]:
-        """As `Engine.search_all`."""
-        return map(self.search, requests)
-
-    def score(
-        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """As `Engine.score`."""
-        self._check(sources, "source")
-        self._check(targets, "target")
-        results = self.translator.score_batch(
-            [self._source(source) for source in sources],
-            [self._target(target[:-1]) for target in targets],
-            max_batch_size=PAIRS_AT_ONCE,
-            max_input_length=0,
-        )
-        return [list(result.log_probs) for result in results]
-
-    def _check(self, sentences: Sequence[Sequence[int]], name: str) -> None:
-        longest = max(map(len, sentences))
-        if self.max_positions is not None and longest > self.max_positions:
-            raise UserError(
-                f"A {name} sentence has {longest - 1} tokens; the exported model has positions for "
-                f"{self.max_positions - 1}. Split it."
-            )
-
-    def _find(self, request: Request, limits: dict[int, tuple[int, int]]) -> dict[int, Any]:
-        """CTranslate2's result for some rows of a request; limits: their least and most tokens."""
-        decoding = request.decoding
-        found: dict[int, Any] = {}
+    def _find(
+        self, request: Request, limits: dict[int, tuple[int, int]]
+    ) -> dict[int, list[tuple[list[str], float]]]:
+        """Tokens and log-probability of the hypotheses of some rows; limits: their least and most
+        tokens."""
+        decoding, penalty = request.decoding, request.decoding.length_penalty
+        alpha = 0.0 if penalty.type == "none" else penalty.alpha  # scores are over length ** alpha
+        found = {}
         for least, most in set(limits.values()):
             rows = [row for row, limit in limits.items() if limit == (least, most)]
+            prefix = self.target.decode(request.prefix)
             results = self.translator.translate_batch(
-                [self._source(request.sources[row]) for row in rows],
-                [self._target(request.prefix)] * len(rows) if request.prefix else None,
+                [self.source.decode(request.sources[row]) for row in rows],
+                [prefix] * len(rows) if prefix else None,
                 beam_size=decoding.beam_size,
                 num_hypotheses=decoding.beam_size,
-                length_penalty=_alpha(request),
+                length_penalty=alpha,
                 no_repeat_ngram_size=decoding.no_repeat_ngram,
                 disable_unk=not decoding.generate_unknown,
                 suppress_sequences=[[SPECIAL[PAD]], [SPECIAL[BOS]]],
@@ -156,27 +138,31 @@ class CTranslate2Engine:
                 return_end_token=True,
                 return_scores=True,
             )
-            found |= zip(rows, results)
+            for row, result in zip(rows, results):
+                found[row] = [
+                    (tokens, score * max(1, len(tokens)) ** alpha)
+                    for tokens, score in zip(result.hypotheses, result.scores)
+                ]
         return found
 
-    def _ranked(self, result: Any, most: int, request: Request) -> list[list[int]]:
-        """The `n_best` different hypotheses of a result, as ids that end in EOS."""
-        penalty = request.decoding.length_penalty
-        ranks: dict[tuple[int, ...], float] = {}
-        for tokens, score in zip(result.hypotheses, result.scores):
-            ids = [id for token in tokens if (id := self.target_ids[token]) != EOS][:most] + [EOS]
-            log_probability = score * max(1, len(tokens)) ** _alpha(request)
-            ranks.setdefault(tuple(ids), log_probability / penalty.divisor(len(ids)))
-        best = sorted(ranks, key=lambda ids: -ranks[ids])
-        return [list(ids) for ids in best[: request.n_best]]
+    def score(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        results = self.translator.score_batch(
+            list(map(self.source.decode, sources)),
+            list(map(self.target.decode, targets)),
+            max_batch_size=PAIRS_AT_ONCE,
+            max_input_length=0,
+        )
+        return [list(result.log_probs) for result in results]
 
     def _attention(
         self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
     ) -> list[list[list[float]]]:
         """Of each pair, a row for each target id and a column for each source id, EOS included."""
         results = self.translator.translate_batch(
-            [self._source(source) for source in sources],
-            [self._target(target[:-1]) for target in targets],
+            list(map(self.source.decode, sources)),
+            list(map(self.target.decode, targets)),
             beam_size=1,
             max_decoding_length=max(map(len, targets)),
             max_input_length=0,
@@ -187,19 +173,6 @@ class CTranslate2Engine:
             [[*row, max(0.0, 1.0 - sum(row))] for row in result.attention[0][: len(target)]]
             for result, target in zip(results, targets)
         ]
-
-    def _source(self, ids: Sequence[int]) -> list[str]:
-        """Without EOS, which CTranslate2 adds."""
-        return [self.source_tokens[id] for id in ids[:-1]]
-
-    def _target(self, ids: Sequence[int]) -> list[str]:
-        return [self.target_tokens[id] for id in ids]
-
-
-def _alpha(request: Request) -> float:
-    """The exponent of CTranslate2's length penalty, which is our `average`."""
-    penalty = request.decoding.length_penalty
-    return 0.0 if penalty.type == "none" else penalty.alpha
 
 
 # ------------------------------------------------------------------------------------------ writing
@@ -248,7 +221,7 @@ def write(
     if form.norm_position == "pre":
         _put_norm(encoder.layer_norm, model.encoder_norm)
         _put_norm(decoder.layer_norm, model.decoder_norm)
-    _put_linear(decoder.projection, model.projection.weight, model.projection.bias)
+    _put_linear(decoder.projection, model.projection)
 
     spec.register_source_vocabulary(codecs[0].vocabulary.tokens)
     spec.register_target_vocabulary(codecs[1].vocabulary.tokens)
@@ -266,8 +239,8 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().float().cpu().numpy().copy()
 
 
-def _put_linear(spec: Any, weight: Tensor, bias: Tensor) -> None:
-    spec.weight, spec.bias = _array(weight), _array(bias)
+def _put_linear(spec: Any, ours: Any) -> None:
+    spec.weight, spec.bias = _array(ours.weight), _array(ours.bias)
 
 
 def _put_norm(spec: Any, norm: Any) -> None:
@@ -281,7 +254,7 @@ def _put_attention(spec: Any, ours: Any, norm: Any) -> None:
     packed = hasattr(ours, "query_key_value")
     inputs = [ours.query_key_value] if packed else [ours.query, ours.key_value]
     for linear, layer in zip(spec.linear, [*inputs, ours.output], strict=True):
-        _put_linear(linear, layer.weight, layer.bias)
+        _put_linear(linear, layer)
 
 
 def _put_feed_forward(spec: Any, ours: Any, norm: Any) -> None:
@@ -289,51 +262,49 @@ def _put_feed_forward(spec: Any, ours: Any, norm: Any) -> None:
     parts = [spec.linear_0, spec.linear_0_noact] if ours.gated else [spec.linear_0]
     weights, biases = (each.chunk(len(parts)) for each in (ours.inner.weight, ours.inner.bias))
     for part, weight, bias in zip(parts, weights, biases):
-        _put_linear(part, weight, bias)
-    _put_linear(spec.linear_1, ours.outer.weight, ours.outer.bias)
+        part.weight, part.bias = _array(weight), _array(bias)
+    _put_linear(spec.linear_1, ours.outer)
 
 
 # ------------------------------------------------------------------------------------------- README
 
+PROGRAM = """
+text = {text}
+tokens = {cut}
+translator = ctranslate2.Translator(".")
+never = [["<pad>"], ["<s>"]]
+options = dict(beam_size={beam_size}, disable_unk=True, suppress_sequences=never)
+tokens = translator.translate_batch([tokens], **options)[0].hypotheses[0]
+print({join})
+"""
+SUBWORDS = 'sentencepiece.SentencePieceProcessor(model_file="tokenizer/{}.model")'
 # How text is cut and tokens are joined in Python, by kind of tokenizer. The pattern for words does
 # what tokenizers.WordTokenizer does, but for scripts without spaces between words.
 CUT = {
     "char": "list(text)",
     "word": r're.sub(r"(?<=[^\w\s])(?=\w)", "￭ ", re.sub(r"(?<=\S)(?=[^\w\s])", " ￭", text)).split()',
-    "subword": "source.encode(text, out_type=str)",
+    "subword": SUBWORDS + ".encode(text, out_type=str)",
 }
 JOIN = {
     "char": '"".join(tokens)',
     "word": '" ".join(tokens).replace(" ￭", "").replace("￭ ", "").replace("￭", "")',
-    "subword": "target.decode(tokens)",
+    "subword": SUBWORDS + ".decode(tokens)",
 }
 
 
 def usage(config: Config) -> str:
     """How an exported directory is used without mtcli, in Markdown."""
     source, target = config.tokenizers
-    imports, prepare = {"import ctranslate2"}, ['text = "A sentence."']
-    if source.type == "word":
-        imports.add("import re")
+    names = ["shared"] * 2 if config.shared_vocabulary else ["source", "target"]
+    text = '"A sentence."'
     if source.normalization == "nfkc":
-        imports.add("import unicodedata")
-        prepare.append('text = unicodedata.normalize("NFKC", text)')
-    if source.lowercase:
-        prepare.append("text = text.lower()")
-    for side, tokenizer in (("source", source), ("target", target)):
-        if tokenizer.type == "subword":
-            imports.add("import sentencepiece")
-            file = f"tokenizer/{'shared' if config.shared_vocabulary else side}.model"
-            prepare.append(f'{side} = sentencepiece.SentencePieceProcessor(model_file="{file}")')
-    program = (
-        "\n".join(sorted(imports) + prepare)
-        + f"""
-translator = ctranslate2.Translator(".")
-tokens = {CUT[source.type]}
-never = [["<pad>"], ["<s>"]]
-options = dict(beam_size={config.decoding.beam_size}, disable_unk=True, suppress_sequences=never)
-tokens = translator.translate_batch([tokens], **options)[0].hypotheses[0]
-print({JOIN[target.type]})
-"""
+        text = f'unicodedata.normalize("NFKC", {text})'
+    program = PROGRAM.format(
+        text=text + ".lower()" * source.lowercase,
+        cut=CUT[source.type].format(names[0]),
+        join=JOIN[target.type].format(names[1]),
+        beam_size=config.decoding.beam_size,
     )
-    return f"Without mtcli, in this directory:\n\n```python\n{program}```\n"
+    modules = ("ctranslate2", "re", "sentencepiece", "unicodedata")
+    imports = "".join(f"import {name}\n" for name in modules if f"{name}." in program)
+    return f"\nWithout mtcli, in this directory:\n\n```python\n{imports}{program}```\n"

@@ -81,7 +81,7 @@ class Engine(Protocol):
 
     def search_all(self, requests: Iterable[Request]) -> Iterator[list[list[Hypothesis]]]:
         """`search` of every request, in order."""
-        ...
+        return map(self.search, requests)
 
     def score(
         self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]

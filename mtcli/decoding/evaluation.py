@@ -19,9 +19,7 @@ class Result:
     """Scores of one translator on one test set."""
 
     hypotheses: list[str]
-    references: list[list[str]]
-    loss: float
-    """Mean negative log-likelihood of a token of the first references, EOS included, in nats."""
+    loss: float  # mean negative log-likelihood of a token of the first references, in nats
     scores: dict[str, metrics.Score]
 
     @property
@@ -39,10 +37,8 @@ class Answers:
     """What a translator makes of a test set."""
 
     hypotheses: list[str]
-    log_probabilities: list[float]
-    """Of the first reference of each sentence, the sum over its tokens."""
-    tokens: list[int]
-    """How many those are, EOS included."""
+    log_probabilities: list[float]  # of the first reference of each sentence
+    tokens: list[int]  # of that reference, EOS included
 
 
 def evaluate(
@@ -67,8 +63,7 @@ def answer(
 ) -> Answers:
     """Translate `sources`, or only the first `limit`, and score the first references of all."""
     pairs = ((source, known[0]) for source, known in zip(sources, references))
-    # Of long sources, the translation warns.
-    tokens = list(translator.score(pairs, warn=False))
+    tokens = list(translator.score(pairs, warn=False))  # the translation warns of long sources
     hypotheses = [translation.text for translation in translator.stream(sources[:limit], decoding)]
     return Answers(hypotheses, [sum(each) for each in tokens], [len(each) for each in tokens])
 
@@ -82,7 +77,7 @@ def score(
     """The scores of the answers to a complete test set."""
     loss = -sum(answers.log_probabilities) / sum(answers.tokens)
     scores = metrics.score(names, answers.hypotheses, references, metric_options(translator))
-    return Result(answers.hypotheses, list(map(list, references)), loss, scores)
+    return Result(answers.hypotheses, loss, scores)
 
 
 def metric_options(translator: Translator) -> metrics.Options:

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .. import config as configs
 from ..config import Config
+from ..support import files
 from ..support.errors import UserError, require
 from ..text import codec, corpus
 from ..text.codec import Codec
@@ -32,11 +32,11 @@ log = logging.getLogger("mtcli")
 MANIFEST = "export.json"
 LARGEST_MANIFEST = 1 << 20  # bytes
 PACKAGES = {"ctranslate2": ("ctranslate2",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
-QUANTIZATIONS = ("none", "int8", "int16", "float16", "bfloat16")
-# How far a token's log-probability may be from our model's: at most without quantization, else on average.
+# How far a token's log-probability may be from our model's, by quantization: at most without any,
+# else on average.
 TOLERANCE = {"none": 1e-4, "int8": 0.03, "int16": 0.005, "float16": 0.005, "bfloat16": 0.03}
 SAMPLE_SENTENCES = 100  # that are scored with both
-COMPARED_AT_ONCE = 20
+BATCH_SENTENCES = 20
 
 IdPair = tuple[list[int], list[int]]
 
@@ -47,13 +47,10 @@ class Parity:
 
     sentences: int
     tokens: int
-    mean_difference: float
-    """Of a token's log-probability."""
+    mean_difference: float  # of a token's log-probability
     largest_difference: float
-    greedy_equal: int
-    """Sentences that greedy search translates alike."""
-    computed_in: str
-    """The number type in which the engine computed, since processors lack some."""
+    greedy_equal: int  # sentences that greedy search translates alike
+    computed_in: str  # the number type that the engine used, since processors lack some
 
 
 @dataclass(frozen=True)
@@ -75,14 +72,8 @@ def load_engine(
 ) -> Engine:
     """What runs an exported model; CTranslate2 does so without torch. Raises UserError."""
     file = path / MANIFEST
-    try:
-        with open(file, "rb") as stream:
-            manifest = json.loads(stream.read(LARGEST_MANIFEST))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not valid JSON: {error}.") from None
-    if not isinstance(manifest, dict) or manifest.get("format") not in PACKAGES:
+    manifest = files.parse_json(files.read_file(file, LARGEST_MANIFEST), file)
+    if manifest.get("format") not in PACKAGES:
         raise UserError(f"{file} does not name its format, which is one of {', '.join(PACKAGES)}.")
     if manifest["format"] == "ctranslate2":
         quantization = str(manifest.get("quantization"))
@@ -108,41 +99,38 @@ def export(
     from . import onnx
     from .torch_engine import TorchEngine
 
-    config, cpu = run.config, torch.device("cpu")
+    config = run.config
     _refuse(config, format, quantization, output)
     codecs = codec.load(run.path / "tokenizer", config)
-    ours = TorchEngine.load([run], [len(side.vocabulary) for side in codecs], cpu)
-    languages = [config.data.source_language or "source", config.data.target_language or "target"]
-    readme = (
-        f"A translator, {' to '.join(languages)}, exported by mtcli, which runs it: "
-        "`mtcli translate --run DIRECTORY`.\n\n"
-    )
-    aside = output.with_name(f".{output.name}.{os.getpid()}.aside")
-    try:
-        (aside / "tokenizer").mkdir(parents=True)
-        (aside / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
-        codec.save(aside / "tokenizer", *codecs)
-        theirs: Engine
-        if format == "ctranslate2":
-            ctranslate2.write(ours.model, config, codecs, quantization, aside)
-            theirs = CTranslate2Engine(aside, config, codecs, quantization, "cpu", threads)
-            readme += ctranslate2.usage(config)
-        else:
-            onnx.write(ours.model, aside)
-            theirs = onnx.load_engine(aside, config, "cpu", threads)
-            readme += onnx.USAGE
-        (aside / "README.md").write_text(readme, encoding="utf-8")
-        parity = _compare(ours, theirs, _sample(config, codecs, ours.max_positions))
-        _judge(parity, quantization)
-        made = {"format": format, "quantization": quantization, "run": run.path.resolve().name}
-        manifest = {**made, "parity": asdict(parity)}
-        (aside / MANIFEST).write_text(f"{json.dumps(manifest, indent=1)}\n", encoding="utf-8")
-        size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
-        _put_in_place(aside, output)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    sizes = [len(side.vocabulary) for side in codecs]
+    ours = TorchEngine.load([run], sizes, torch.device("cpu"))
+    theirs: Engine
+    with files.user_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with files.new_directory(output, replace=True) as folder:
+            (folder / "tokenizer").mkdir()
+            (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
+            codec.save(folder / "tokenizer", *codecs)
+            if format == "ctranslate2":
+                ctranslate2.write(ours.model, config, codecs, quantization, folder)
+                theirs = CTranslate2Engine(folder, config, codecs, quantization, "cpu", threads)
+                usage = ctranslate2.usage(config)
+            else:
+                onnx.write(ours.model, folder)
+                theirs = onnx.load_engine(folder, config, "cpu", threads)
+                usage = onnx.USAGE
+            readme = (
+                f"A translator, {config.data.source_language or 'source'} to "
+                f"{config.data.target_language or 'target'}, exported by mtcli, which runs it: "
+                f"`mtcli translate --run DIRECTORY`.\n{usage}"
+            )
+            (folder / "README.md").write_text(readme, encoding="utf-8")
+            parity = _compare(ours, theirs, _sample(config, codecs, ours.max_positions))
+            _judge(parity, quantization)
+            made = {"format": format, "quantization": quantization, "run": run.path.resolve().name}
+            manifest = json.dumps({**made, "parity": asdict(parity)}, indent=1)
+            (folder / MANIFEST).write_text(f"{manifest}\n", encoding="utf-8")
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Exported(output, size, parity)
 
 
@@ -150,12 +138,11 @@ def _refuse(config: Config, format: str, quantization: str, output: Path) -> Non
     """Raises UserError for what cannot be done, before anything is."""
     if format not in PACKAGES:
         raise UserError(f"--format is '{format}'; choose {', '.join(PACKAGES)}.")
-    if quantization not in QUANTIZATIONS:
-        raise UserError(f"--quantization is '{quantization}'; choose {', '.join(QUANTIZATIONS)}.")
+    if quantization not in TOLERANCE:
+        raise UserError(f"--quantization is '{quantization}'; choose {', '.join(TOLERANCE)}.")
     if format == "ctranslate2" and config.model.type != "transformer":
         raise UserError(
-            f"CTranslate2 runs Transformers only, and this model is a {config.model.type}: use "
-            "--format onnx."
+            f"CTranslate2 runs Transformers, and this model is a {config.model.type}: use --format onnx."
         )
     if format == "onnx" and quantization != "none":
         raise UserError(
@@ -164,19 +151,11 @@ def _refuse(config: Config, format: str, quantization: str, output: Path) -> Non
     empty = output.is_dir() and not os.listdir(output)
     if os.path.lexists(output) and not empty and not is_exported(output):
         raise UserError(
-            f"{output} is there and was not made by mtcli export; it is left alone. Name another "
-            "--output."
+            f"{output} is there and was not made by mtcli export, so it is not replaced. Name "
+            "another --output."
         )
     for package in PACKAGES[format]:
         require(package, "export")
-
-
-def _put_in_place(aside: Path, output: Path) -> None:
-    old = output.with_name(f"{aside.name}.old")
-    if os.path.lexists(output):
-        os.rename(output, old)
-    os.rename(aside, output)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------- parity
@@ -196,17 +175,13 @@ def _sample(config: Config, codecs: Sequence[Codec], max_positions: int | None) 
         if source.strip()
     )
     short = (pair for pair in pairs if max(map(len, pair)) <= longest)
-    return list(islice(short, SAMPLE_SENTENCES)) or _random_sample(
-        codecs, int(min(40, longest - 1))
-    )
-
-
-def _random_sample(codecs: Sequence[Codec], longest: int) -> list[IdPair]:
+    if sample := list(islice(short, SAMPLE_SENTENCES)):
+        return sample
     generator = random.Random(0)
 
     def sentence(side: Codec) -> list[int]:
         ids = range(len(SPECIAL), len(side.vocabulary)) or [UNK]
-        return [*generator.choices(ids, k=generator.randint(1, longest)), EOS]
+        return [*generator.choices(ids, k=generator.randint(1, int(min(40, longest - 1)))), EOS]
 
     return [(sentence(codecs[0]), sentence(codecs[1])) for _ in range(SAMPLE_SENTENCES)]
 
@@ -216,8 +191,8 @@ def _compare(ours: Engine, theirs: Engine, sample: Sequence[IdPair]) -> Parity:
     pairs = sorted(sample, key=lambda pair: max(map(len, pair)))
     differences: list[float] = []
     equal = 0
-    for start in range(0, len(pairs), COMPARED_AT_ONCE):
-        sources, targets = map(list, zip(*pairs[start : start + COMPARED_AT_ONCE]))
+    for start in range(0, len(pairs), BATCH_SENTENCES):
+        sources, targets = map(list, zip(*pairs[start : start + BATCH_SENTENCES]))
         scores = [engine.score(sources, targets) for engine in (ours, theirs)]
         for one, other in zip(*scores, strict=True):
             differences += [abs(a - b) for a, b in zip(one, other, strict=True)]

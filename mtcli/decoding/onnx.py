@@ -26,7 +26,7 @@ from ..support.errors import UserError, require
 from ..text.vocab import EOS
 from .torch_engine import TorchEngine
 
-USAGE = """\
+USAGE = """
 Without mtcli: `encoder.onnx` maps `source` (sentences × tokens: ids, counted from 0 in the files
 tokenizer/*.vocabulary.json, 3 at the end) and `mask` (true where there is a token) to `memory.*` and the
 first `state.*`. `decoder.onnx` maps `tokens` (sentences × hypotheses: 2 at first, then what was written
@@ -146,7 +146,8 @@ class EncoderGraph(nn.Module):
 
 class DecoderGraph(nn.Module):
     """tokens (B, K), the tensors of a State (B, K, …) and of Memory -> logits (R, V), the next
-    State's, attention (R, S). state, memory: examples, whose tensors are replaced."""
+    State's, attention (R, S): the mean over heads of the last layer's. state, memory: examples,
+    whose tensors are replaced."""
 
     def __init__(self, model: Seq2Seq, state: State, memory: Memory):
         super().__init__()
@@ -156,26 +157,15 @@ class DecoderGraph(nn.Module):
         names = list(named_tensors(self.state))
         tokens, *rows = (tensor.flatten(0, 1) for tensor in tensors[: 1 + len(names)])
         state = with_tensors(self.state, dict(zip(names, rows)))
+        if isinstance(state, TransformerState):
+            length = state.caches[0].keys.shape[2]  # caches are full in a graph
+            caches = [replace(each, length=length) for each in state.caches]
+            state = TransformerState(length, caches)
         given = dict(zip(named_tensors(self.memory), tensors[1 + len(names) :]))
-        logits, state, weights = _step(self.model, tokens, state, with_tensors(self.memory, given))
-        return [logits, *named_tensors(state).values(), *([] if weights is None else [weights])]
-
-
-def _step(
-    model: Seq2Seq, tokens: Tensor, state: State, memory: Memory
-) -> tuple[Tensor, State, Tensor | None]:
-    """As `decode_step`, and attention: the mean over heads of the last layer's, (R, S).
-
-    A Transformer's caches are full in a graph: their size is the position.
-    """
-    if isinstance(state, TransformerState):
-        length = state.caches[0].keys.shape[2]
-        caches = [replace(cache, length=length) for cache in state.caches]
-        state = TransformerState(length, caches)
-    maps: Maps = {}
-    logits, state = model.decode_step(tokens, state, memory, maps)
-    cross = [weights for name, weights in maps.items() if name.startswith("cross.")]
-    return logits, state, cross[-1].mean(1)[:, 0] if cross else None
+        memory, maps = with_tensors(self.memory, given), {}
+        logits, state = self.model.decode_step(tokens, state, memory, maps)
+        cross = [weights.mean(1)[:, 0] for name, weights in maps.items() if "cross." in name]
+        return [logits, *named_tensors(state).values(), *cross[-1:]]
 
 
 def write(model: Seq2Seq, folder: Path) -> None:
@@ -188,51 +178,39 @@ def write(model: Seq2Seq, folder: Path) -> None:
         memory = model.encode(source, torch.ones_like(source, dtype=torch.bool))
         other = model.encode(longer, torch.ones_like(longer, dtype=torch.bool))
         state = model.init_state(memory)
-    memories = {f"memory.{name}": each for name, each in named_tensors(memory).items()}
-    sizes = {
-        name: {
-            0: "B",
-            **{axis: "S" for axis, size in enumerate(one.shape) if size != two.shape[axis]},
-        }
-        for (name, one), two in zip(memories.items(), named_tensors(other).values())
-    }
-    states = {}
-    state_sizes = {"tokens": {0: "B", 1: "K"}}
-    for name, tensor in named_tensors(state).items():
-        axes = [axis for axis, size in enumerate(tensor.shape) if size == 0]  # of a cache
-        shape = [size or past for size in tensor.shape]
-        states[name] = tensor.new_zeros(shape)
-        state_sizes[f"state.{name}"] = {0: "B", 1: "K", **{axis + 1: "C" for axis in axes}}
-    _write_graph(
-        EncoderGraph(model),
-        {"source": source, "mask": torch.ones_like(source, dtype=torch.bool)},
-        {"source": {0: "B", 1: "S"}, "mask": {0: "B", 1: "S"}},
-        {**sizes, **{f"state.{name}": {0: "B"} for name in states}},
-        folder / "encoder.onnx",
-    )
-    full = with_tensors(state, states)
-    with torch.no_grad():
         attends = model.alignment(source, memory.mask, source) is not None
-    rows = {"tokens": source[:, 0], **{f"state.{name}": each for name, each in states.items()}}
+    inputs = {"source": source, "mask": memory.mask}
+    memories = {f"memory.{name}": each for name, each in named_tensors(memory).items()}
+    sizes = {name: {0: "B", 1: "S"} for name in inputs}
+    for (name, one), two in zip(memories.items(), named_tensors(other).values()):
+        varying = [axis for axis in range(1, one.dim()) if one.shape[axis] != two.shape[axis]]
+        sizes[name] = {0: "B", **dict.fromkeys(varying, "S")}
+    rows, row_sizes = {"tokens": source[:, 0]}, {"tokens": {0: "B", 1: "K"}}
+    for name, tensor in named_tensors(state).items():
+        cached = [axis + 1 for axis, size in enumerate(tensor.shape) if size == 0]  # positions
+        rows[f"state.{name}"] = tensor.new_zeros([size or past for size in tensor.shape])
+        row_sizes[f"state.{name}"] = {0: "B", 1: "K", **dict.fromkeys(cached, "C")}
+    states = list(rows)[1:]
+    first_sizes = {name: {0: "B"} for name in states}
+    outputs = [*memories, *states]
+    _write_graph(EncoderGraph(model), inputs, outputs, sizes | first_sizes, folder / "encoder.onnx")
+    example = with_tensors(state, {name.removeprefix("state."): rows[name] for name in states})
+    graph = DecoderGraph(model, example, memory)
     rows = {name: torch.stack([each] * hypotheses, 1) for name, each in rows.items()}
-    outputs = ["logits", *(f"next.{name}" for name in states), *["attention"] * attends]
-    _write_graph(
-        DecoderGraph(model, full, memory),
-        rows | memories,
-        state_sizes | sizes,
-        {name: {} for name in outputs},
-        folder / "decoder.onnx",
-    )
+    outputs = ["logits", *(name.replace("state.", "next.", 1) for name in states)]
+    outputs += ["attention"] * attends
+    _write_graph(graph, rows | memories, outputs, sizes | row_sizes, folder / "decoder.onnx")
 
 
 def _write_graph(
     module: nn.Module,
     inputs: dict[str, Tensor],
+    outputs: list[str],
     sizes: dict[str, dict[int, str]],
-    outputs: dict[str, dict[int, str]],
     path: Path,
 ) -> None:
-    """Trace a module over named tensors. sizes, outputs: the axes whose sizes vary, by name."""
+    """Trace a module over named tensors; sizes: the axes whose sizes vary, by name. Raises UserError
+    where PyTorch cannot keep these variable."""
     onnx = require("onnx", "export")
     logging.disable(logging.WARNING)  # the exporter talks about itself at length
     try:
@@ -244,9 +222,14 @@ def _write_graph(
                 dynamo=True,
                 dynamic_shapes={"tensors": tuple(sizes[name] for name in inputs)},
                 input_names=list(inputs),
-                output_names=list(outputs),
+                output_names=outputs,
                 verbose=False,
             )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise UserError(
+            "PyTorch cannot export this model to ONNX. Transformers and recurrent models with "
+            "model.attention can be exported."
+        ) from error
     finally:
         logging.disable(logging.NOTSET)
     assert program is not None
@@ -254,6 +237,6 @@ def _write_graph(
     # Sizes inferred inside are removed: those of a recurrent layer are wrong where they vary.
     del graph.graph.value_info[:]
     for output in graph.graph.output:
-        for axis, name in outputs[output.name].items():
+        for axis, name in sizes.get(output.name, {}).items():
             output.type.tensor_type.shape.dim[axis].dim_param = name
     onnx.save(graph, str(path))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from ..text.tokenizers import IDEOGRAPHS
+
 # Where a text may be cut, best first: after sentences, after clauses, between words. In scripts
 # without spaces between sentences, after the sign itself.
 BREAKS = [
@@ -16,9 +18,7 @@ BREAKS = [
     re.compile(r"\s+"),
 ]
 # Letters and signs (Chinese, Japanese) beside which there is no space between sentences.
-UNSPACED = re.compile(
-    "[\u3000-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
-)
+UNSPACED = re.compile(f"[{IDEOGRAPHS}\u3000-\u303f\uff00-\uffef]")
 
 Tokenize = Callable[[str], list[str]]
 

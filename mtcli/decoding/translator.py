@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,8 +33,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Translation:
-    """What became of one line: hypotheses, best first, at least one; of a blank line, the empty
-    text. Those of a line that was split are sums over its pieces, without attention."""
+    """Of one line: at least one hypothesis, best first; of a blank line, the empty text. Those of a
+    line that was split are sums over its pieces, without attention."""
 
     source: str
     hypotheses: list[Hypothesis]
@@ -48,19 +48,14 @@ class Translation:
 class Options:
     """How lines are translated."""
 
-    decoding: Decoding
+    request: Request
+    """What is asked of every batch; its sources and keys are empty."""
     n_best: int
     attention: bool
-    prefix: tuple[int, ...]
     replace_unknown: bool
 
-    @property
-    def distinct(self) -> bool:
-        """Whether a line's hypotheses must be different texts, which not all of a beam are."""
-        return self.n_best > 1 and self.decoding.sampling is None
 
-
-@dataclass(frozen=True)
+@dataclass
 class Piece:
     """What is translated as one sentence: a line, or a part of one that is too long."""
 
@@ -68,6 +63,10 @@ class Piece:
     number: int  # among the pieces of its line
     tokens: list[str]
     ids: list[int]  # EOS included
+    hypotheses: list[Hypothesis] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 class Translator:
@@ -84,8 +83,8 @@ class Translator:
         config: Config,
         max_length: int | None = None,
     ):
-        """max_length: source tokens of the longest line that is not split, if the model has
-        positions for it; by default the config's."""
+        """max_length: source tokens of the longest line that is not split, by default the
+        config's. No more than the model has positions."""
         self.engine, self.codecs, self.config = engine, codecs, config
         self.name = engine.name
         self.max_length = max_length or config.data.max_length
@@ -114,7 +113,7 @@ class Translator:
         for path in filter(exported.is_exported, paths):
             if len(paths) > 1:
                 raise UserError(f"{path} is an exported model; an ensemble is of runs.")
-            config = configs.load(path / "config.yaml")
+            config = configs.load(path / "config.yaml", unknown="ignore")
             codecs = codec.load(path / "tokenizer", config)
             engine = exported.load_engine(path, config, codecs, device, threads)
             return cls(engine, codecs, config)
@@ -186,54 +185,53 @@ class Translator:
         decoding = decoding or self.decoding(**changes)
         if decoding.sampling is None and n_best > decoding.beam_size:
             raise UserError(
-                f"n_best is {n_best}, but beam_size {decoding.beam_size} finds no more than that; "
-                "raise beam_size."
+                f"n_best is {n_best}, but beam_size only {decoding.beam_size}: raise beam_size."
             )
         if replace_unknown and self.codecs[1].tokenizer.pieces() is not None:
             log.warning("There are no unknown words to replace: this model spells every word.")
             replace_unknown = False
         if replace_unknown:
             decoding = configs.replace(decoding, generate_unknown=True)
-        options = Options(decoding, n_best, attention, self._prefix(prefix), replace_unknown)
+        request = Request(
+            sources=[],
+            decoding=decoding,
+            # All of the beam, since some of it may be the same text.
+            n_best=decoding.beam_size if n_best > 1 and not decoding.sampling else n_best,
+            prefix=self._prefix(prefix),
+            attention=attention or replace_unknown,
+        )
+        options = Options(request, n_best, attention, replace_unknown)
         for pool in _pools(lines, ready):
             yield from self._pool(pool, first_line, options)
             first_line += len(pool)
 
     def _pool(self, lines: list[str], first_line: int, options: Options) -> Iterator[Translation]:
         """Translate lines together."""
-        batches = list(self._requests(self._pieces(lines, first_line), options))
-        results = self.engine.search_all([request for _, request in batches])
-        found: dict[int, dict[int, list[Hypothesis]]] = defaultdict(dict)
+        by_line = self._pieces(lines, first_line)
+        batches = self._batches([piece for parts in by_line for piece in parts], options.request)
+        results = self.engine.search_all(request for _, request in batches)
         for (batch, _), answers in zip(batches, results):
             for piece, answer in zip(batch, answers):
-                hypotheses = [self._with_text(each, piece, options) for each in answer]
-                found[piece.line][piece.number] = hypotheses
-        for number, line in enumerate(lines, first_line):
-            hypotheses = _joined([parts for _, parts in sorted(found[number].items())])
-            if options.distinct:
+                piece.hypotheses = [self._with_text(each, piece, options) for each in answer]
+        for line, parts in zip(lines, by_line):
+            hypotheses = _joined([piece.hypotheses for piece in parts])
+            if not options.request.decoding.sampling:  # the best one of each text
                 best = {each.text: each for each in reversed(hypotheses)}
                 hypotheses = [each for each in hypotheses if best[each.text] is each]
             yield Translation(line, hypotheses[: options.n_best])
 
-    def _requests(
-        self, waiting: list[Piece], options: Options
-    ) -> Iterator[tuple[list[Piece], Request]]:
-        """Batches of pieces of similar lengths, longest first, as requests."""
-        waiting = sorted(waiting, key=_source_size, reverse=True)
-        decoding, parallel = options.decoding, self.engine.parallel
+    def _batches(self, waiting: list[Piece], request: Request) -> list[tuple[list[Piece], Request]]:
+        """Pieces of similar lengths, longest first, and the request for them."""
+        tokens, parallel, batches = request.decoding.batch_tokens, self.engine.parallel, []
         # Only the first piece of a line begins with the prefix.
-        for prefix in dict.fromkeys([options.prefix, ()]):
-            group = [each for each in waiting if prefix == (() if each.number else options.prefix)]
-            for batch in _shared_batches(group, _source_size, decoding.batch_tokens, parallel):
-                request = Request(
-                    sources=[piece.ids for piece in batch],
-                    decoding=decoding,
-                    n_best=decoding.beam_size if options.distinct else options.n_best,
-                    prefix=prefix,
-                    keys=tuple(piece.line + (piece.number << 40) for piece in batch),
-                    attention=options.attention or options.replace_unknown,
-                )
-                yield batch, request
+        for prefix in dict.fromkeys([request.prefix, ()]):
+            group = [each for each in waiting if prefix == (() if each.number else request.prefix)]
+            group.sort(key=len, reverse=True)
+            for batch in _shared_batches(group, len, tokens, parallel):
+                sources = [piece.ids for piece in batch]
+                keys = tuple(piece.line + (piece.number << 40) for piece in batch)
+                batches.append((batch, replace(request, sources=sources, prefix=prefix, keys=keys)))
+        return batches
 
     # -------------------------------------------------------------------------------------- texts
 
@@ -250,28 +248,23 @@ class Translator:
 
     def _all_tokens(self, lines: list[str], first_line: int) -> list[list[str]]:
         """Tokens of source lines: all at once, which is fast, or one by one where one is wrong."""
-        if len(lines) > 1 and all(isinstance(line, str) and "\n" not in line for line in lines):
-            try:
+        with suppress(UserError):
+            if len(lines) > 1 and all(isinstance(line, str) and "\n" not in line for line in lines):
                 return self.codecs[0].tokenizer.tokenize_all(lines)
-            except UserError:
-                pass
-        return [
-            self._tokens(0, line, f"Line {number}") for number, line in enumerate(lines, first_line)
-        ]
+        numbered = enumerate(lines, first_line)
+        return [self._tokens(0, line, f"Line {number}") for number, line in numbered]
 
     def _prefix(self, text: str) -> tuple[int, ...]:
         """The ids with which every translation is to begin."""
         tokens = self._tokens(1, text.strip(), "The prefix")
         ids = self.codecs[1].vocabulary.encode(tokens)
         if UNK in ids:
-            raise UserError(
-                f"The prefix holds {tokens[ids.index(UNK)]!r}, which is not in the target "
-                "vocabulary."
-            )
+            unknown = tokens[ids.index(UNK)]
+            raise UserError(f"The prefix holds {unknown!r}, which is not in the target vocabulary.")
         return tuple(ids)
 
-    def _pieces(self, lines: list[str], first_line: int) -> list[Piece]:
-        """What is translated of lines: nothing of a blank one, several pieces of a long one."""
+    def _pieces(self, lines: list[str], first_line: int) -> list[list[Piece]]:
+        """What is translated of each line: nothing of a blank one, several pieces of a long one."""
         side, found = self.codecs[0], []
         all_tokens = self._all_tokens(lines, first_line)
         for line, (text, tokens) in enumerate(zip(lines, all_tokens), first_line):
@@ -281,10 +274,11 @@ class Translator:
                 log.warning(
                     f"Line {line} has {len(tokens)} tokens; the model has seen no sentence of more "
                     f"than {self.max_length} (data.max_length, model.max_positions). It is "
-                    f"translated in {len(parts)} pieces, each by itself."
+                    f"translated in {len(parts)} pieces."
                 )
-            for number, part in enumerate(parts):
-                found.append(Piece(line, number, part, [*side.vocabulary.encode(part), EOS]))
+            ids = [[*side.vocabulary.encode(part), EOS] for part in parts]
+            numbered = enumerate(zip(parts, ids))
+            found.append([Piece(line, number, *part) for number, part in numbered])
         return found
 
     def _with_text(self, found: Hypothesis, piece: Piece, options: Options) -> Hypothesis:
@@ -302,8 +296,8 @@ class Translator:
                 if found.ids[place] == UNK and piece.tokens:
                     most_attended = max(range(len(piece.tokens)), key=row.__getitem__)
                     words[place] = self._source_word(piece.tokens, most_attended)
-        attention = found.attention if options.attention else None
         text = side.tokenizer.detokenize(words)
+        attention = found.attention if options.attention else None
         return replace(found, text=text, tokens=tokens, attention=attention)
 
     def _source_word(self, tokens: list[str], place: int) -> str:
@@ -324,10 +318,9 @@ class Translator:
         """Log-probability of every target token, EOS included, of given translations (forced
         decoding), as they come.
 
-        A translation is a text, which is tokenized, or a list of tokens: a hypothesis's own may be
-        cut otherwise. A pair longer than any in training is scored with a warning, unless `warn` is
-        false. Messages name the place of a Pair, else its number. Raises UserError for what is no
-        line of text, or longer than the model has positions.
+        A translation is a text, which is tokenized, or a list of tokens, such as a hypothesis's own.
+        A pair longer than any in training is scored; `warn` says with a warning. Raises UserError
+        for what is no line of text, or longer than the model has positions.
         """
         pairs, first = iter(pairs), 1
         while pool := list(islice(pairs, POOL_LINES)):
@@ -338,11 +331,11 @@ class Translator:
                 targets.append(self._ids(1, pair[1], place, warn))
             order = sorted(range(len(pool)), key=lambda i: (len(targets[i]), len(sources[i])))
             sizes = [max(map(len, pair)) for pair in zip(sources, targets)]
-            done: dict[int, list[float]] = {}
+            scores: dict[int, list[float]] = {}
             for batch in _batches(order, sizes.__getitem__, self.config.decoding.batch_tokens):
-                scores = self.engine.score([sources[i] for i in batch], [targets[i] for i in batch])
-                done.update(zip(batch, scores))
-            yield from (done[index] for index in range(len(pool)))
+                found = self.engine.score([sources[i] for i in batch], [targets[i] for i in batch])
+                scores.update(zip(batch, found))
+            yield from (scores[index] for index in range(len(pool)))
             first += len(pool)
 
     def _ids(self, side: int, text: str | Sequence[str], place: str, warn: bool) -> list[int]:
@@ -384,12 +377,10 @@ def _pools(lines: Iterable[str], ready: Callable[[], bool] | None) -> Iterator[l
 
 def _joined(parts: list[list[Hypothesis]]) -> list[Hypothesis]:
     """The hypotheses of a line from those of its pieces: the best of each, the second best, …"""
-    if not parts:
-        return [Hypothesis([EOS], 0.0, 0.0)]
     if len(parts) == 1:
         return parts[0]
     joined = []
-    for rank in range(max(map(len, parts))):
+    for rank in range(max(map(len, parts), default=0)):
         chosen = [hypotheses[min(rank, len(hypotheses) - 1)] for hypotheses in parts]
         joined.append(
             Hypothesis(
@@ -400,11 +391,7 @@ def _joined(parts: list[list[Hypothesis]]) -> list[Hypothesis]:
                 tokens=[token for each in chosen for token in each.tokens],
             )
         )
-    return joined
-
-
-def _source_size(piece: Piece) -> int:
-    return len(piece.ids)
+    return joined or [Hypothesis([EOS], 0.0, 0.0)]
 
 
 def _shared_batches(
