@@ -102,12 +102,9 @@ def guard(update: int, micro_batches: Sequence[MicroBatch], limit: int | None) -
             known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
             if not known and "can't allocate memory" not in str(error):  # the CPU's words for it
                 raise
-            shapes = [
-                (*part.batch.source.shape, part.batch.target_out.shape[1]) for part in micro_batches
-            ]
-            tokens, (sentences, source, target) = max(
-                (n * (s + t), (n, s, t)) for n, s, t in shapes
-            )
+            sizes = [(*b.source.shape, b.target_out.shape[1]) for _, _, b in micro_batches]
+            sentences, source, target = max(sizes, key=lambda size: size[0] * (size[1] + size[2]))
+            tokens = sentences * (source + target)
             now = f" (it is {limit:,})" if limit else ""
             raise OutOfMemory(
                 f"Update {update}: out of memory. Its largest micro-batch is of {sentences:,} sentences × {source} "

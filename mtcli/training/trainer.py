@@ -292,11 +292,10 @@ class Trainer:
         better = self._compare(values[settings.best_by])
         progress.seconds += seconds
         if self.is_main:
+            shown = zip(self.sources, answers.hypotheses, self.references)
             examples = [
                 {"source": source, "hypothesis": hypothesis, "reference": references[0]}
-                for source, hypothesis, references in islice(
-                    zip(self.sources, answers.hypotheses, self.references), settings.examples
-                )
+                for source, hypothesis, references in islice(shown, settings.examples)
             ]
             self.logbook.validation(values, better, examples, seconds)
 
@@ -307,7 +306,7 @@ class Trainer:
         if self._out_of_patience() and self.schedule.ends and not progress.cooling_from:
             progress.cooling_share, progress.cooling_from = self.share_done(), progress.update
             log.info(
-                f"no new best in {progress.waited} validations: the learning rate now falls to its end"
+                "no new best in %d validations: the rate now falls to its end", progress.waited
             )
         self.schedule.validated(better)
         return better
