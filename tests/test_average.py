@@ -40,7 +40,7 @@ def test_average_is_the_mean_of_weights_and_makes_a_run(folder, tmp_path):
         assert torch.allclose(tensor, sum(parts) / 3, atol=1e-6) and tensor.dtype == parts[0].dtype
     made = average.write(run, updates, weights, tmp_path / "mean")
     translator = Translator.load(tmp_path / "mean", device="cpu")
-    own = average.validate(run, weights, torch.device("cpu"))
+    own = average.validate(made, torch.device("cpu"))
     pairs = tiny.pairs(8, seed=1)
     tokens = [each for scores in translator.score(pairs) for each in scores]
     assert own["loss"] == pytest.approx(-sum(tokens) / len(tokens), abs=1e-6) and "chrf" in own

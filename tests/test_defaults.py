@@ -22,7 +22,7 @@ def fitted(path, rest: str = "model: transformer") -> configs.Config:
 
 def test_larger_corpora_get_larger_models_and_fewer_epochs(tmp_path, monkeypatch):
     small = fitted(corpus(tmp_path, 50))
-    monkeypatch.setattr(defaults, "_count", lambda part: 10**7)
+    monkeypatch.setattr(defaults, "count_lines", lambda path: 10**7)
     large = fitted(corpus(tmp_path, 50))
     assert small.model.hidden_size < large.model.hidden_size
     assert small.model.dropout > large.model.dropout
@@ -63,7 +63,7 @@ def test_sides_with_the_same_letters_share_subwords(tmp_path, target, shared):
 
 @pytest.mark.parametrize("model", ["transformer", "gru"])
 def test_length_of_training_depends_on_tokens_not_on_pairs(tmp_path, monkeypatch, model):
-    monkeypatch.setattr(defaults, "_count", lambda part: 30_000)
+    monkeypatch.setattr(defaults, "count_lines", lambda path: 30_000)
     trained = {}
     for words in (11, 26):  # 15 and 35 subwords, as they come out
         config = fitted(corpus(tmp_path, 50, " ".join(["Haus"] * words)), f"model: {model}")

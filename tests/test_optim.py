@@ -39,7 +39,7 @@ def test_plateau_falls_after_its_patience_and_restores_its_state():
     for better in [True, False, False, True, False, False, False, False]:
         schedule.validated(better)
         again = optim.build_schedule(schedule.config)
-        again.load_state(schedule.state())
+        again.state = schedule.state
         schedule = again
         factors.append(schedule.factor(10, 0.5))
     assert factors == [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.2]

@@ -109,7 +109,8 @@ def test_micro_batches_give_the_same_weights_as_one_batch(tmp_path, double, mode
             ),
             CPU,
         )
-        assert all(len(job.plan.cut(rows)) > 1 for rows in job.plan.epoch(0)) == (limit is not None)
+        parts = [list(job.plan.micro_batches(rows, 0)) for rows in job.plan.epoch(0)]
+        assert all(len(each) > 1 for each in parts) == (limit is not None)
         job.train()
         weights[limit] = to_tensors(job.model)
     for name, tensor in weights[None].items():
@@ -305,7 +306,7 @@ def test_out_of_memory_says_what_to_lower_and_resumes(tmp_path, error):
         return forward(batch)
 
     job.step.forward = full
-    message = r"Update 11: out of memory on a micro-batch of \d+ sentences × \d+ source"
+    message = r"Update 11: out of memory. Its largest micro-batch is of \d+ sentences × \d+ source"
     with pytest.raises(UserError, match=message) as shown:
         job.train()
     limit = int(str(shown.value).split("micro_batch_tokens to less than ")[1].split(",")[0])

@@ -43,14 +43,14 @@ def average(
         f"{output}: the average of checkpoints {', '.join(map(str, updates))} of {origin.path}"
     )
     try:
-        before = origin.load_checkpoint("best", training=False)
-        old_values = averaging.validate(origin, before.model, chosen)
-        values = averaging.validate(origin, weights, chosen)
+        before = origin.load_checkpoint("best", training=False).update
+        old_values = averaging.validate(origin, chosen)
+        values = averaging.validate(made, chosen)
     except UserError as error:
         log.warning(f"It was not compared with the best checkpoint: {error}")
         return
     measure = origin.config.training.best_by
     made.set_best({"update": max(updates), "metric": measure, "value": values[measure]})
     old, new = ([f"{value:.4g}" for value in each.values()] for each in (old_values, values))
-    best_checkpoint = f"best checkpoint, {before.update}"
+    best_checkpoint = f"best checkpoint, {before}"
     print_table([("validation", *values), (best_checkpoint, *old), ("average", *new)])

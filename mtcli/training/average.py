@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from ..decoding import evaluation
-from ..decoding.torch_engine import TorchEngine, describe
+from ..decoding.torch_engine import describe
 from ..decoding.translator import Translator
-from ..models import build_model
-from ..run.checkpoint import load_into
 from ..run.directory import Run
-from ..support import devices
+from ..support import files
 from ..support.errors import UserError
 from ..text import codec, corpus
 
@@ -49,7 +47,8 @@ def average(run: Run, updates: Sequence[int]) -> dict[str, Tensor]:
 
     Raises UserError where one is damaged.
     """
-    form = describe(run.config.model, _sizes(run))
+    codecs = codec.load(run.path / "tokenizer", run.config)
+    form = describe(run.config.model, [len(side.vocabulary) for side in codecs])
     mean: dict[str, Tensor] = {}
     for update in updates:  # one after the other, so that two are in memory
         weights = run.load_checkpoint(update, training=False, model=form).model
@@ -67,11 +66,9 @@ def write(run: Run, updates: Sequence[int], weights: dict[str, Tensor], output: 
         raise UserError(f"{output} is there already; name a new directory with --output.")
     newest = run.load_checkpoint(max(updates), training=True)
     averaged = Run.create(output, run.requested, run.config)
-    try:
-        if os.path.lexists(run.path / "log.jsonl"):
-            shutil.copyfile(run.path / "log.jsonl", output / "log.jsonl", follow_symlinks=False)
-    except OSError as error:
-        raise UserError(f"{output / 'log.jsonl'} cannot be written: {error.strerror}.") from None
+    if run.log_size():
+        with files.user_errors(output / "log.jsonl"):
+            shutil.copyfile(run.inside("log.jsonl"), output / "log.jsonl")
     with averaged.lock():
         codecs = codec.load(run.path / "tokenizer", run.config)
         averaged.save_tokenizers(lambda place: codec.save(place, *codecs))
@@ -79,22 +76,13 @@ def write(run: Run, updates: Sequence[int], weights: dict[str, Tensor], output: 
     return averaged
 
 
-def validate(run: Run, weights: dict[str, Tensor], device: torch.device) -> dict[str, float]:
-    """Loss, perplexity and the validation metrics of a run's model with these weights.
+def validate(run: Run, device: torch.device) -> dict[str, float]:
+    """Loss, perplexity and the validation metrics of a run's best checkpoint.
 
     Raises UserError where the validation data cannot be read.
     """
-    config, codecs = run.config, codec.load(run.path / "tokenizer", run.config)
-    model = build_model(config.model, *_sizes(run))
-    load_into(model, weights)
-    autocast, _ = devices.autocast(device, config.training.precision)
-    engine = TorchEngine(model.to(device).eval(), device, autocast)
-    translator = Translator(engine, codecs, config)
-    sources, references = corpus.read_evaluation(config.data.validation)
-    decoding = translator.decoding(beam_size=config.training.validation_beam_size, sampling=None)
-    metrics = config.training.validation_metrics
+    settings, translator = run.config.training, Translator.load(run.path, str(device))
+    sources, references = corpus.read_evaluation(run.config.data.validation)
+    decoding = translator.decoding(beam_size=settings.validation_beam_size, sampling=None)
+    metrics = settings.validation_metrics
     return evaluation.evaluate(translator, sources, references, metrics, decoding).values()
-
-
-def _sizes(run: Run) -> list[int]:
-    return [len(side.vocabulary) for side in codec.load(run.path / "tokenizer", run.config)]

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from .. import config as configs
-from ..config import TSV, Characters, Config, Plain, Subwords, Transformer, Words
+from ..config import TSV, Characters, Config, Plain, Subwords, Transformer, Words, files_of
 from ..support.errors import UserError
 from ..text.corpus import count_lines, read_pairs
 from ..text.tokenizers import UNSPACED
@@ -55,13 +55,11 @@ def fit(config: Config, origin: Config | None = None) -> Config:
         config = _like(origin, config)
     tokenizer, tokens = config.tokenizers[1], 0.0
     for part in config.data.train:
-        tokens += part.weight * _count(part) * _target_length(part, tokenizer)
+        tokens += part.weight * count_lines(files_of(part)[0]) * _target_length(part, tokenizer)
     size = next(size for size in SIZES if tokens <= size.tokens)
     chosen = []
     for section, choose in (("tokenizer", _tokenizer), ("model", _model), ("training", _training)):
-        given: set[str] = set()
-        if section in config.model_fields_set:
-            given = getattr(config, section).model_fields_set
+        given = getattr(config, section).model_fields_set
         values = {k: v for k, v in choose(config, size, tokens).items() if k not in given}
         config = _with(config, section, values)
         chosen += [f"{section}.{key} = {value}" for key, value in values.items()]
@@ -124,11 +122,11 @@ def _like(origin: Config, config: Config) -> Config:
         elif type(given) is type(theirs):
             values = {**theirs.model_dump(mode="json"), **given.model_dump(exclude_unset=True)}
             config = _with(config, section, values)
-    different = []
-    for change in configs.changes(origin, config):
-        key = change.split(":")[0]
-        if key.startswith(("tokenizer.", "model.")) and not key.endswith("dropout"):
-            different.append(f"  {change}\n")
+    different = [
+        f"  {change}\n"
+        for change in configs.changes(origin, config)
+        if change.startswith(("tokenizer.", "model.")) and "dropout:" not in change
+    ]
     if different:
         raise UserError(
             f"{config.init_from}, which init_from names, differs in more than dropout:\n"
@@ -138,13 +136,7 @@ def _like(origin: Config, config: Config) -> Config:
 
 
 def _with(config: Config, section: str, values: dict[str, Any]) -> Config:
-    if not values:
-        return config
     return config.model_copy(update={section: configs.replace(getattr(config, section), **values)})
-
-
-def _count(part: TSV | Plain) -> int:
-    return count_lines(part.source if isinstance(part, Plain) else part.path)
 
 
 def _target_length(part: TSV | Plain, tokenizer: Characters | Words | Subwords) -> float:

@@ -69,8 +69,8 @@ def not_finite(
 def _tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
-    elif isinstance(output, (dict, list, tuple)):
-        for each in output.values() if isinstance(output, dict) else output:
+    elif isinstance(output, (list, tuple)):
+        for each in output:
             yield from _tensors(each)
 
 
@@ -90,7 +90,7 @@ class OutOfMemory(UserError):
 
 
 @contextmanager
-def guard(update: int, batch: Batch, limit: int | None) -> Iterator[None]:
+def guard(update: int, micro_batches: Sequence[MicroBatch], limit: int | None) -> Iterator[None]:
     """Within this, losing another process raises UserError, and running out of memory OutOfMemory.
 
     ``update`` counts from 1; ``limit`` is what training.micro_batch_tokens is now.
@@ -102,15 +102,13 @@ def guard(update: int, batch: Batch, limit: int | None) -> Iterator[None]:
             known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
             if not known and "can't allocate memory" not in str(error):  # the CPU's words for it
                 raise
-            raise _out_of_memory(update, batch, limit) from None
-
-
-def _out_of_memory(update: int, batch: Batch, limit: int | None) -> OutOfMemory:
-    (sentences, source), target = batch.source.shape, batch.target_out.shape[1]
-    now = f" (it is {limit:,})" if limit else ""
-    return OutOfMemory(
-        f"Update {update}: out of memory on a micro-batch of {sentences:,} sentences × {source} source and "
-        f"{target} target tokens, padding counted. Set training.micro_batch_tokens to less than "
-        f"{sentences * (source + target):,}{now}, which keeps the result, and continue; if that is not enough, a new "
-        "run needs a lower data.max_length or training.batch_tokens, or a smaller model."
-    )
+            sizes = [(*b.source.shape, b.target_out.shape[1]) for _, _, b in micro_batches]
+            sentences, source, target = max(sizes, key=lambda size: size[0] * (size[1] + size[2]))
+            tokens = sentences * (source + target)
+            now = f" (it is {limit:,})" if limit else ""
+            raise OutOfMemory(
+                f"Update {update}: out of memory. Its largest micro-batch is of {sentences:,} sentences × {source} "
+                f"source and {target} target tokens, padding counted. Set training.micro_batch_tokens to less than "
+                f"{tokens:,}{now}, which keeps the result, and continue; if that is not enough, a new run needs a "
+                "lower data.max_length or training.batch_tokens, or a smaller model."
+            ) from None

@@ -8,7 +8,7 @@ from typing import Any
 from ..config import Training
 from ..run.directory import Run
 from ..support import distributed
-from ..support.errors import UserError
+from ..support.errors import require
 from ..support.progress import Bar
 from .state import Progress
 
@@ -25,8 +25,11 @@ class Logbook:
         self.run, self.bar, self.progress = run, bar, progress
         self.bounded = settings.max_minutes is not None
         self.updates_per_epoch = updates_per_epoch
-        writes = settings.tensorboard and distributed.is_main()
-        self.board = _tensorboard(run, progress.update) if writes else None
+        self.board: Any = None
+        if settings.tensorboard and distributed.is_main():
+            tensorboard = require("torch.utils.tensorboard", "tensorboard")
+            path = str(run.inside("tensorboard"))  # what an interrupted run wrote later is dropped
+            self.board = tensorboard.SummaryWriter(path, purge_step=progress.update)
         self.started = time.perf_counter()  # of the updates since the last training entry
         self.updates = 0
         self.pace_start = (0.0, 0.0)  # time and share of training done after PACE[0] updates
@@ -69,9 +72,9 @@ class Logbook:
         self.started += seconds
         results = {"validation": values, "best": best, "examples": examples}
         self._write("validation", results, values, {"validation_seconds": round(seconds, 2)})
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        best_so_far = "  best so far" if best else ""
-        self.bar.write(f"update {self.progress.update:,}  validation  {shown}{best_so_far}")
+        parts = [f"update {self.progress.update:,}", "validation"]
+        parts += [f"{name} {value:.4g}" for name, value in values.items()]
+        self.bar.write("  ".join([*parts, "best so far"] if best else parts))
         for example in examples:
             self.bar.write("\n".join(f"    {name:<10} {text}" for name, text in example.items()))
 
@@ -86,14 +89,3 @@ class Logbook:
             for name, value in {"epoch": epoch, **numbers, **clock}.items():
                 self.board.add_scalar(f"{kind}/{name}", value, update)
         return entry
-
-
-def _tensorboard(run: Run, update: int):
-    """A writer of TensorBoard files that drops what an interrupted run wrote after ``update``."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "training.tensorboard needs TensorBoard: pip install 'mtcli[tensorboard]'."
-        ) from None
-    return SummaryWriter(str(run.inside("tensorboard")), purge_step=update)

@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from .. import config as c
 from ..models.base import Seq2Seq
 from ..support.devices import has_bfloat16
 
 
-def _adam(model: nn.Module, config: c.Adam) -> list[torch.optim.Optimizer]:
-    return [torch.optim.Adam(model.parameters(), **_adam_options(model, config))]
+def _adam(model: Seq2Seq, config: c.Adam, options: dict[str, Any]) -> list[Optimizer]:
+    return [torch.optim.Adam(model.parameters(), **options)]
 
 
-def _adamw(model: nn.Module, config: c.AdamW) -> list[torch.optim.Optimizer]:
+def _adamw(model: Seq2Seq, config: c.AdamW, options: dict[str, Any]) -> list[Optimizer]:
     """Weight decay on matrices only: norms and biases have nothing to gain from being small."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -27,29 +28,23 @@ def _adamw(model: nn.Module, config: c.AdamW) -> list[torch.optim.Optimizer]:
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return [torch.optim.AdamW(groups, **_adam_options(model, config))]
+    return [torch.optim.AdamW(groups, **options)]
 
 
-def _muon(model: Seq2Seq, config: c.Muon) -> list[torch.optim.Optimizer]:
+def _muon(model: Seq2Seq, config: c.Muon, options: dict[str, Any]) -> list[Optimizer]:
     """Muon for the matrices that map one hidden space to another, Adam for all other parameters.
 
     Embeddings and the projection are tables of vectors, not such maps.
     """
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    tables.add(id(model.projection.weight))
-    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
-    others = [p for p in model.parameters() if p.ndim != 2 or id(p) in tables]
+    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    tables.add(model.projection.weight)
+    matrices = [p for p in model.parameters() if p.ndim == 2 and p not in tables]
+    others = [p for p in model.parameters() if p.ndim != 2 or p in tables]
     muon = Muon(matrices, config.matrix_learning_rate, config.momentum, config.weight_decay)
-    return [muon, torch.optim.Adam(others, **_adam_options(model, config))]
+    return [muon, torch.optim.Adam(others, **options)]
 
 
-def _adam_options(model: nn.Module, config: c.Adam | c.AdamW | c.Muon) -> dict[str, Any]:
-    # Fused: one pass over all parameters. The meta device and others have no such code.
-    fused = next(model.parameters()).device.type in ("cuda", "cpu")
-    return dict(lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=fused)
-
-
-class Muon(torch.optim.Optimizer):
+class Muon(Optimizer):
     """Momentum whose update is made orthogonal (Jordan et al. 2024). ``parameters`` are matrices.
 
     The update is scaled to the size of one by Adam, by 0.2·√max(rows, columns) (Liu et al. 2025,
@@ -59,27 +54,28 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float
     ):
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+        for p in parameters:
+            by_shape[p.shape].append(p)
+        groups = [{"params": together} for together in by_shape.values()]
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is not None:
-                    by_shape[p.shape].append(p)
-                    if "momentum_buffer" not in self.state[p]:
-                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            for shape, parameters in by_shape.items():
-                gradients: list[Any] = [p.grad for p in parameters]
-                buffers = [self.state[p]["momentum_buffer"] for p in parameters]
-                torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-                updates = torch._foreach_lerp(gradients, buffers, group["momentum"])  # Nesterov's
-                if group["weight_decay"]:
-                    torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                together = orthogonalize(torch.stack(updates))
-                together.mul_(-group["lr"] * 0.2 * math.sqrt(max(shape)))
-                torch._foreach_add_(parameters, together.unbind(0))
+            parameters, rate, momentum = group["params"], group["lr"], group["momentum"]
+            for p in parameters:
+                if p not in self.state:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            gradients = [p.grad for p in parameters]
+            buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+            torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+            updates = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov's
+            if group["weight_decay"]:
+                torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+            orthogonal = orthogonalize(torch.stack(updates))
+            orthogonal.mul_(-rate * 0.2 * math.sqrt(max(parameters[0].shape)))
+            torch._foreach_add_(parameters, orthogonal.unbind(0))
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
@@ -101,16 +97,19 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 OPTIMIZERS: dict[str, Callable] = {"adam": _adam, "adamw": _adamw, "muon": _muon}
 
 
-def build(model: Seq2Seq, config: c.Adam | c.AdamW | c.Muon) -> list[torch.optim.Optimizer]:
+def build(model: Seq2Seq, config: c.Adam | c.AdamW | c.Muon) -> list[Optimizer]:
     """Optimizers that together update every parameter once. Each group remembers its ``peak_lr``."""
-    optimizers = OPTIMIZERS[config.type](model, config)
+    # Fused: one pass over all parameters. The meta device and others have no such code.
+    fused = next(model.parameters()).device.type in ("cuda", "cpu")
+    options = dict(lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=fused)
+    optimizers = OPTIMIZERS[config.type](model, config, options)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
 
 
-def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+def set_learning_rate(optimizers: list[Optimizer], factor: float) -> None:
     """Every group's learning rate becomes ``factor`` times its peak."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -128,6 +127,7 @@ class Schedule:
 
     def __init__(self, config: Any):
         self.config = config
+        self.state: dict[str, Any] = {}  # JSON: what has to be saved to resume
 
     def factor(self, update: int, progress: float) -> float:
         warmup = self.config.warmup_updates
@@ -139,12 +139,6 @@ class Schedule:
 
     def validated(self, better: bool) -> None:
         """Told after every validation whether it was the best so far."""
-
-    def state(self) -> dict[str, Any]:
-        """What has to be saved to resume; JSON."""
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None: ...
 
 
 class InverseSquareRootSchedule(Schedule):
@@ -174,22 +168,17 @@ class CosineSchedule(Schedule):
 class PlateauSchedule(Schedule):
     def __init__(self, config: c.Plateau):
         super().__init__(config)
-        self.fraction, self.waited = 1.0, 0
+        self.state = {"fraction": 1.0, "waited": 0}  # of the peak; validations since the best
 
     def after_warmup(self, update: int, progress: float) -> float:
-        return self.fraction
+        return self.state["fraction"]
 
     def validated(self, better: bool) -> None:
-        self.waited = 0 if better else self.waited + 1
-        if self.waited > self.config.patience:
-            self.fraction = max(self.fraction * self.config.factor, self.config.min_fraction)
-            self.waited = 0
-
-    def state(self) -> dict[str, Any]:
-        return {"fraction": self.fraction, "waited": self.waited}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.fraction, self.waited = state["fraction"], state["waited"]
+        state, config = self.state, self.config
+        state["waited"] = 0 if better else state["waited"] + 1
+        if state["waited"] > config.patience:
+            state["fraction"] = max(state["fraction"] * config.factor, config.min_fraction)
+            state["waited"] = 0
 
 
 SCHEDULES: dict[str, type[Schedule]] = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class Plan:
     """The updates of each epoch, and this process's micro-batches of each update."""
 
     def __init__(self, data: ParallelData, settings: Training, micro_batch_tokens: int | None):
-        self.data, self.seed, self.limit = data, settings.seed, micro_batch_tokens
+        self.data, self.seed, self.limit = data, settings.seed, micro_batch_tokens or math.inf
         self.lengths = data.source.lengths, data.target.lengths
         by = "sentences" if settings.batch_sentences else "tokens"
         size = settings.batch_sentences or settings.batch_tokens or 0
@@ -33,9 +34,6 @@ class Plan:
         )
         self.updates_per_epoch = len(self.epoch(0))
 
-    def cut(self, rows: np.ndarray) -> list[np.ndarray]:
-        return [rows] if self.limit is None else cut(rows, *self.lengths, self.limit)
-
     def micro_batches(self, rows: np.ndarray, update: int) -> Iterator[MicroBatch]:
         """This process's micro-batches of an update; ``update`` counts from 0.
 
@@ -43,19 +41,18 @@ class Plan:
         few pairs it has one of weight 0, since the others wait for its gradients.
         """
         rank, processes = distributed.rank(), distributed.world_size()
-        source_lengths, target_lengths = self.lengths
-        sizes = source_lengths[rows] + target_lengths[rows].astype(np.int64)
+        sizes = sum(lengths[rows].astype(np.int64) for lengths in self.lengths)
         owners = (np.cumsum(sizes) - sizes / 2) * processes // sizes.sum()
         own = rows[owners == rank]
-        weight = float(len(own) > 0)
-        for number, part in enumerate(self.cut(own) if weight else [rows[:1]]):
+        parts = cut(own, *self.lengths, self.limit)
+        for number, part in enumerate(parts or [rows[:1]]):
             mixed = np.random.SeedSequence((self.seed, update, number * processes + rank))
             seed = int(mixed.generate_state(1)[0])
-            yield MicroBatch(seed, weight, self.data.batch(part, sampling_seed=seed))
+            yield MicroBatch(seed, float(len(own) > 0), self.data.batch(part, sampling_seed=seed))
 
     def padding(self) -> list[float]:
         """Share of padding on the source and on the target side, in the first epoch."""
-        parts = [part for rows in self.epoch(0) for part in self.cut(rows)]
+        parts = [part for rows in self.epoch(0) for part in cut(rows, *self.lengths, self.limit)]
         return [padding(parts, lengths) for lengths in self.lengths]
 
 
@@ -88,7 +85,7 @@ def plan_epoch(
 
 
 def cut(
-    rows: np.ndarray, source_lengths: np.ndarray, target_lengths: np.ndarray, limit: int
+    rows: np.ndarray, source_lengths: np.ndarray, target_lengths: np.ndarray, limit: float
 ) -> list[np.ndarray]:
     """Rows as micro-batches of at most ``limit`` padded source and target tokens, or of one pair."""
     micro_batches = []
@@ -102,10 +99,7 @@ def cut(
     return micro_batches
 
 
-def padding(batches: Iterable[np.ndarray], lengths: np.ndarray) -> float:
+def padding(batches: Sequence[np.ndarray], lengths: np.ndarray) -> float:
     """Share of positions that hold padding when sequences of ``lengths`` are padded in batches."""
-    real = total = 0
-    for rows in batches:
-        real += int(lengths[rows].sum())
-        total += len(rows) * int(lengths[rows].max())
-    return 1 - real / max(total, 1)
+    real = sum(int(lengths[rows].sum()) for rows in batches)
+    return 1 - real / sum(len(rows) * int(lengths[rows].max()) for rows in batches)

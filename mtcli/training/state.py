@@ -12,15 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..config import Adam, AdamW, Muon
+from ..config import Adam, AdamW, Muon, Training
 from ..models.base import Seq2Seq
-from ..run.checkpoint import Checkpoint
+from ..run.checkpoint import Checkpoint, check_forms
 from ..support import distributed
 from ..support.errors import UserError
 from . import optim
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[int | float, Field(gt=-(2**63), lt=2**63)]
+COOLING = 0.1  # after patience runs out, a schedule ends within this share of the updates so far
 NEWER = {"cooling_from", "cooling_share"}  # what checkpoints of earlier versions lack
 
 
@@ -66,6 +67,32 @@ class Progress(BaseModel):
         ):
             raise UserError(f"Checkpoint {saved.update}: its state.json is not ours.")
         return progress
+
+    def share_done(self, settings: Training, updates_per_epoch: int) -> float:
+        """The share of training that is done, 0 to 1: by updates, epochs or minutes, whichever ends first.
+
+        After patience runs out, the remaining share is done within COOLING of the updates so far.
+        """
+        epochs = max(1, round((settings.max_epochs or 0) * updates_per_epoch))  # in updates
+        shares = [
+            self.update / (settings.max_updates or math.inf),
+            self.update / (epochs if settings.max_epochs else math.inf),
+            self.seconds / 60 / (settings.max_minutes or math.inf),
+        ]
+        if self.cooling_from:
+            cooled = (self.update - self.cooling_from) / max(1, round(self.cooling_from * COOLING))
+            shares.append(self.cooling_share + (1 - self.cooling_share) * cooled)
+        return min(1.0, max(shares))
+
+    def compare(self, value: float, lower_is_better: bool) -> bool:
+        """Whether the score of a validation is the best so far, which is remembered."""
+        sign = -1 if lower_is_better else 1
+        better = self.best is None or sign * value > sign * self.best
+        if better and math.isfinite(value):
+            self.best, self.best_update, self.waited = value, self.update, 0
+            return True
+        self.waited += 1
+        return False
 
 
 class Tally:
@@ -130,22 +157,27 @@ def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict
     }
 
 
-def optimizer_form(model: Seq2Seq, config: Adam | AdamW | Muon) -> dict[str, Tensor]:
-    """Names and shapes of `optimizer_tensors`, found by a step of ``model`` on the meta device."""
-    optimizers = optim.build(model, config)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    for optimizer in optimizers:
-        optimizer.step()
-    return optimizer_tensors(model, optimizers)
-
-
-def load_optimizer_tensors(
-    model: nn.Module, optimizers: Sequence[Optimizer], tensors: dict[str, Tensor]
+def load_optimizers(
+    model: Seq2Seq,
+    optimizers: Sequence[Optimizer],
+    saved: Checkpoint,
+    form: Seq2Seq,
+    config: Adam | AdamW | Muon,
 ) -> None:
-    """Give optimizers back what `optimizer_tensors` took from them."""
+    """Give optimizers back what `optimizer_tensors` took from them.
+
+    ``form`` is the model on the meta device, where a step shows which names and shapes they keep.
+    Raises UserError where the checkpoint has others.
+    """
+    examples = optim.build(form, config)
+    for parameter in form.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for example in examples:
+        example.step()
+    what = f"What the optimizers kept at update {saved.update}"
+    check_forms(optimizer_tensors(form, examples), saved.tensors, what)
     states: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for name, tensor in tensors.items():
+    for name, tensor in saved.tensors.items():
         parameter_name, key = name.rsplit("/", 1)
         states[parameter_name][key] = tensor
     names = {parameter: name for name, parameter in model.named_parameters()}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import closing, suppress
 from functools import partial
-from typing import NoReturn
+from itertools import islice
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ..models import build_model
 from ..models.base import Seq2Seq
 from ..models.batches import Batch
 from ..models.loss import cross_entropy
-from ..run.checkpoint import check_forms, load_into, to_tensors
+from ..run.checkpoint import load_into, to_tensors
 from ..run.directory import Run
 from ..support import devices, distributed
 from ..support.errors import UserError
@@ -34,13 +34,11 @@ from . import diagnosis, optim
 from .data import ParallelData, prepare
 from .logbook import Logbook
 from .plan import MicroBatch, Plan
-from .state import Progress, Tally, load_optimizer_tensors, optimizer_form, optimizer_tensors
+from .state import Progress, Tally, load_optimizers, optimizer_tensors
 from .validation import answer_share, merge
 
 log = logging.getLogger("mtcli")
 
-# After patience runs out, the schedule comes to its end within this share of the updates so far.
-COOLING = 0.1
 # Updates between two points where several processes agree on whether to stop or to save.
 SYNCHRONIZE_EVERY = {"cpu": 1, "cuda": 10}
 MICRO_BATCH_TOKENS = 16_384  # the default on a GPU
@@ -78,11 +76,8 @@ class Trainer:
         devices.choose_products(device)
         with distributed.main_first():
             self.codecs = prepare(config, run)
-        sizes = [len(side.vocabulary) for side in self.codecs]
-        self.form = describe(config.model, sizes)
-        with distributed.main_first():
             self._read_data()
-        self._build_model(sizes)
+        self._build_model()
         self.optimizers = optim.build(self.model, self.settings.optimizer)
         self.schedule = optim.build_schedule(self.settings.schedule)
         self.autocast, dtype = devices.autocast(device, self.settings.precision)
@@ -98,24 +93,24 @@ class Trainer:
         self.stop, self.save_due = 0, False  # stop: the signal on which all processes agreed
 
     def _read_data(self) -> None:
-        config = self.config
-        folder = self.run.path / "cache"
-        data = ParallelData(config.data.train, self.codecs, config.data.max_length, folder)
-        self.sources, self.references = corpus.read_evaluation(config.data.validation)
+        config, folder = self.config.data, self.run.path / "cache"
+        self.data = ParallelData(config.train, self.codecs, config.max_length, folder)
+        self.sources, self.references = corpus.read_evaluation(config.validation)
         if not self.sources:
-            name = configs.name_of(config.data.validation)
+            name = configs.name_of(config.validation)
             raise UserError(f"{name} is empty; validation needs at least one pair.")
         default = None if self.device.type == "cpu" else MICRO_BATCH_TOKENS
-        plan = Plan(data, self.settings, self.settings.micro_batch_tokens or default)
-        source_padding, target_padding = plan.padding()
+        self.plan = Plan(self.data, self.settings, self.settings.micro_batch_tokens or default)
+        source_padding, target_padding = self.plan.padding()
         log.info(
-            f"{len(data):,} training pairs, {int(data.target.lengths.sum()):,} target tokens, {len(self.sources):,} "
-            f"validation pairs; {plan.updates_per_epoch:,} updates an epoch; padding {source_padding:.1%} of source "
-            f"and {target_padding:.1%} of target positions"
+            f"{len(self.data):,} training pairs, {int(self.data.target.lengths.sum()):,} target tokens, "
+            f"{len(self.sources):,} validation pairs; {self.plan.updates_per_epoch:,} updates an epoch; "
+            f"padding {source_padding:.1%} of source and {target_padding:.1%} of target positions"
         )
-        self.data, self.plan = data, plan
 
-    def _build_model(self, sizes: list[int]) -> None:
+    def _build_model(self) -> None:
+        sizes = [len(side.vocabulary) for side in self.codecs]
+        self.form = describe(self.config.model, sizes)
         torch.manual_seed(self.settings.seed)
         self.model = build_model(self.config.model, *sizes).to(self.device)
         if self.config.init_from is not None and not self.run.checkpoints():
@@ -124,7 +119,7 @@ class Trainer:
             load_into(self.model, start.model)
             log.info(f"starting from {self.config.init_from} after {start.update:,} updates")
         self.train_step = TrainStep(self.model, self.settings.label_smoothing)
-        self.step: nn.Module = self.train_step
+        self.step: Any = self.train_step
         if self.world_size > 1:
             self.step = DistributedDataParallel(self.train_step, gradient_as_bucket_view=True)
 
@@ -166,8 +161,11 @@ class Trainer:
         self.model.zero_grad()
         micro_batches = list(self.plan.micro_batches(rows, progress.update))
         tokens = self._count_tokens(rows, micro_batches)
+        limit = self.settings.micro_batch_tokens
+        guard = partial(diagnosis.guard, progress.update + 1, micro_batches, limit)
         try:
-            sums = self._add_gradients(micro_batches)
+            with guard():
+                sums = self._add_gradients(micro_batches)
         except diagnosis.OutOfMemory:
             if self.world_size == 1 and progress.update:  # of several, not all could join in
                 self.model.zero_grad()
@@ -176,7 +174,7 @@ class Trainer:
         norm = self._finish_gradients(tokens)
         finite = norm.isfinite()
         if not self.checks_each_update or finite:
-            with self._guard(micro_batches[-1].batch):  # optimizers take memory at their first step
+            with guard():  # optimizers take memory at their first step
                 for optimizer in self.optimizers:
                     self.scaler.step(optimizer)
                 self.scaler.update()
@@ -197,18 +195,13 @@ class Trainer:
     def _add_gradients(self, micro_batches: list[MicroBatch]) -> Tensor:
         """Sum the gradients of all micro-batches. Returns the summed loss and likelihood, (2,)."""
         sums = []
-        for number, part in enumerate(micro_batches, 1):
-            exchange: AbstractContextManager = nullcontext()
-            if isinstance(self.step, DistributedDataParallel) and number < len(micro_batches):
-                exchange = self.step.no_sync()  # processes exchange gradients with the last one
-            with exchange, self._guard(part.batch):
-                loss, likelihood = self._forward(self.step, part)
-                self.scaler.scale(loss * part.weight).backward()
-                sums.append(torch.stack([loss.detach(), likelihood]) * part.weight)
+        for part in micro_batches:
+            # With the last one, DistributedDataParallel exchanges the gradients of all.
+            self.step.require_backward_grad_sync = part is micro_batches[-1]
+            loss, likelihood = self._forward(self.step, part)
+            self.scaler.scale(loss * part.weight).backward()
+            sums.append(torch.stack([loss.detach(), likelihood]) * part.weight)
         return torch.stack(sums).sum(0)
-
-    def _guard(self, batch: Batch) -> AbstractContextManager[None]:
-        return diagnosis.guard(self.progress.update + 1, batch, self.settings.micro_batch_tokens)
 
     def _forward(self, step: nn.Module, part: MicroBatch) -> tuple[Tensor, Tensor]:
         torch.manual_seed(part.seed)
@@ -268,24 +261,7 @@ class Trainer:
         self.tally = Tally(self.device)
 
     def share_done(self) -> float:
-        """The share of training that is done, 0 to 1: by updates, epochs or minutes, whichever ends first.
-
-        After patience runs out, the remaining share is done within COOLING of the updates so far.
-        """
-        settings, progress = self.settings, self.progress
-        shares = [0.0]
-        if settings.max_updates:
-            shares.append(progress.update / settings.max_updates)
-        if settings.max_epochs:
-            updates = max(1, round(settings.max_epochs * self.plan.updates_per_epoch))
-            shares.append(progress.update / updates)
-        if settings.max_minutes:
-            shares.append(progress.seconds / 60 / settings.max_minutes)
-        if progress.cooling_from:
-            updates = max(1, round(progress.cooling_from * COOLING))
-            cooled = (progress.update - progress.cooling_from) / updates
-            shares.append(progress.cooling_share + (1 - progress.cooling_share) * cooled)
-        return min(1.0, max(shares))
+        return self.progress.share_done(self.settings, self.plan.updates_per_epoch)
 
     def finished(self) -> bool:
         """Whether no validation is due and training is at its end; without one, patience ends it."""
@@ -314,28 +290,22 @@ class Trainer:
         better = self._compare(values[settings.best_by])
         progress.seconds += seconds
         if self.is_main:
-            shown = zip(self.sources, answers.hypotheses, self.references, range(settings.examples))
+            shown = zip(self.sources, answers.hypotheses, self.references)
             examples = [
                 {"source": source, "hypothesis": hypothesis, "reference": references[0]}
-                for source, hypothesis, references, _ in shown
+                for source, hypothesis, references in islice(shown, settings.examples)
             ]
             self.logbook.validation(values, better, examples, seconds)
 
     def _compare(self, value: float) -> bool:
         """Whether a score is the best so far. Without a new best, patience runs out."""
-        progress, sign = self.progress, 1
-        if self.settings.best_by in evaluation.LOWER_IS_BETTER:
-            sign = -1
-        better = progress.best is None or sign * value > sign * progress.best
-        better = better and math.isfinite(value)
-        if better:
-            progress.best, progress.best_update, progress.waited = value, progress.update, 0
-        else:
-            progress.waited += 1
+        progress = self.progress
+        better = progress.compare(value, self.settings.best_by in evaluation.LOWER_IS_BETTER)
         if self._out_of_patience() and self.schedule.ends and not progress.cooling_from:
             progress.cooling_share, progress.cooling_from = self.share_done(), progress.update
-            stalled = f"no new best in {progress.waited} validations"
-            log.info(f"{stalled}: the learning rate now falls to its end")
+            log.info(
+                "no new best in %d validations: the rate now falls to its end", progress.waited
+            )
         self.schedule.validated(better)
         return better
 
@@ -343,13 +313,14 @@ class Trainer:
         """Save a checkpoint. Raises UserError where the weights are spoilt or it cannot be written."""
         self._check_finite()
         if not diagnosis.is_finite(self.model):
-            what = "weights of the model are not finite; they were not saved"
-            raise UserError(f"Update {self.progress.update}: {what}.")
+            raise UserError(
+                f"Update {self.progress.update}: weights of the model are not finite; they were not saved."
+            )
         self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
         progress = self.progress
-        progress.schedule = self.schedule.state()
+        progress.schedule = self.schedule.state
         progress.scaler = self.scaler.state_dict()
         progress.tally = distributed.gather_json(self.tally.sums.tolist())
         progress.tally_updates = self.tally.updates
@@ -358,8 +329,7 @@ class Trainer:
             tensors = optimizer_tensors(self.model, self.optimizers)
             model, state = to_tensors(self.model), progress.model_dump()
             self.run.save_checkpoint(progress.update, model, tensors, state)
-            if progress.best_update == progress.update:
-                self._record_best()
+            self._record_best()
             self.run.prune(self.settings.keep_checkpoints)
         self.saved_at, self.save_due = time.perf_counter(), False
 
@@ -380,8 +350,8 @@ class Trainer:
                 self.run.truncate_log(0)
             return
         saved = saved or load(update)
-        scaler = self.scaler.state_dict()
-        progress = self.progress = Progress.restore(saved, self.schedule.state(), scaler)
+        scaler, optimizer = self.scaler.state_dict(), self.settings.optimizer
+        progress = self.progress = Progress.restore(saved, self.schedule.state, scaler)
         updates = len(self.plan.epoch(progress.epoch))
         if progress.index > updates:
             raise UserError(
@@ -390,11 +360,9 @@ class Trainer:
             )
         load_into(self.model, saved.model)
         if saved.tensors:  # none before the first step
-            form = optimizer_form(self.form, self.settings.optimizer)
-            check_forms(form, saved.tensors, f"What the optimizers kept at update {saved.update}")
-            load_optimizer_tensors(self.model, self.optimizers, saved.tensors)
+            load_optimizers(self.model, self.optimizers, saved, self.form, optimizer)
         self.tally = Tally.restore(self.device, progress)
-        self.schedule.load_state(progress.schedule)
+        self.schedule.state = progress.schedule
         self.scaler.load_state_dict(progress.scaler)
         if self.is_main:
             self._record_best()  # a kill may have come between the checkpoint and this

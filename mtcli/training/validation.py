@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from ..config import Training
 from ..decoding import evaluation
@@ -32,9 +33,8 @@ def answer_share(
 def merge(own: Answers) -> Answers:
     """The answers of all processes, in the order of the data."""
     parts = distributed.gather_json(vars(own))
-    return Answers(**{name: _interleave([part[name] for part in parts]) for name in parts[0]})
-
-
-def _interleave(parts: list[list]) -> list:
-    count = sum(map(len, parts))
-    return [parts[index % len(parts)][index // len(parts)] for index in range(count)]
+    merged = {}
+    for name in parts[0]:
+        turns = zip_longest(*(part[name] for part in parts))  # the last one may be incomplete
+        merged[name] = [value for turn in turns for value in turn if value is not None]
+    return Answers(**merged)
