@@ -7,9 +7,7 @@ from typing import Annotated
 
 from typer import Option
 
-ConfigOption = Annotated[
-    Path, Option("--config", "-c", help="YAML file that says what to train and how.")
-]
+ConfigOption = Annotated[Path, Option("--config", "-c", help="YAML file: what to train, and how.")]
 SetOption = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="Change one value of the config; repeatable."),
@@ -23,14 +21,9 @@ RunOption = Annotated[
 ]
 RunsOption = Annotated[
     list[Path] | None,
-    Option(
-        "--run",
-        help="Directory of a run; of several, an ensemble.  [default: the one trained last]",
-    ),
+    Option("--run", help="Directory of a run; several: an ensemble.  [default: the last trained]"),
 ]
-OutputOption = Annotated[
-    Path | None, Option("--output", "-o", help="File to write instead of stdout.")
-]
+OutputOption = Annotated[Path | None, Option("--output", "-o", help="File instead of stdout.")]
 DeviceOption = Annotated[
     str,
     Option(
