@@ -22,6 +22,8 @@ from .options import BeamOption, DeviceOption, JSONOption, OutputOption, RunsOpt
 if TYPE_CHECKING:
     from ..decoding.translator import Translation
 
+    Stream = Callable[..., Iterator[Translation]]
+
 log = logging.getLogger("mtcli")
 
 Text = Annotated[list[str] | None, Argument(help="Sentences, quoted; else --input or stdin.")]
@@ -88,12 +90,8 @@ def translate(
     if length_penalty is not None:
         changes["length_penalty"] = {"type": own.length_penalty.type, "alpha": length_penalty}
     decoding = translator.decoding(**{k: v for k, v in changes.items() if v is not None})
-    request: dict[str, Any] = {
-        "n_best": n_best,
-        "prefix": prefix,
-        "replace_unknown": replace_unknown,
-    }
-    stream = partial(translator.stream, decoding=decoding, attention=as_json, **request)
+    options: dict[str, Any] = dict(n_best=n_best, prefix=prefix, replace_unknown=replace_unknown)
+    stream: Stream = partial(translator.stream, decoding=decoding, attention=as_json, **options)
     if lines is None:
         for number, translation in enumerate(stream(_prompt(), ready=lambda: False), 1):
             _write(sys.stdout, number, translation, n_best, as_json)
@@ -103,7 +101,7 @@ def translate(
         "input": str(input_path.resolve()) if input_path else text or "stdin",
         "input_bytes": input_path.stat().st_size if input_path else None,
         "json": as_json,
-        **request,
+        **options,
     }
     task |= {f"decoding.{key}": each for key, each in decoding.model_dump(mode="json").items()}
     _translate_lines(stream, lines, task, input_path, output, resume)
@@ -134,7 +132,7 @@ def _lines(text: list[str] | None, path: Path | None) -> Iterable[str] | None:
 
 
 def _translate_lines(
-    stream: Callable[..., Iterator[Translation]],
+    stream: Stream,
     lines: Iterable[str],
     task: dict[str, Any],
     input_path: Path | None,
