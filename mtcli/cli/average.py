@@ -35,9 +35,8 @@ def average(
     updates = averaging.choose(origin, last, best)
     weights = averaging.average(origin, updates)
     made = averaging.write(origin, updates, weights, output)
-    log.info(
-        f"{output}: the average of checkpoints {', '.join(map(str, updates))} of {origin.path}"
-    )
+    numbers = ", ".join(map(str, updates))
+    log.info(f"{output}: the average of checkpoints {numbers} of {origin.path}")
     try:
         before = origin.load_checkpoint("best", training=False)
         old_values = averaging.validate(origin, before.model, chosen)

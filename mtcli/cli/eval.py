@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 Source = Annotated[Path | None, Option(help="File to translate, one sentence a line.")]
 Reference = Annotated[
-    list[Path] | None,
-    Option(help="Its translations, line by line; repeatable, or a .tsv with several a line."),
+    list[Path] | None, Option(help="Its translations; repeatable, or a .tsv with several a line.")
 ]
 Data = Annotated[Path | None, Option(help="TSV of source and reference, instead of two files.")]
 Metrics = Annotated[str | None, Option(help="Comma-separated: bleu, chrf, ter, exact_match.")]

@@ -72,10 +72,7 @@ def train(
 
 @contextmanager
 def _told_what_is_saved(kind: type[BaseException], path: Path) -> Iterator[None]:
-    """Where ``kind`` ends training, say what is saved and how to continue.
-
-    A signal exits with 128 + its number.
-    """
+    """Where ``kind`` ends training, say how to continue. A signal exits with 128 + its number."""
     try:
         yield
     except kind as error:

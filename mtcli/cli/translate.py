@@ -32,8 +32,7 @@ Resume = Annotated[bool, Option("--resume", help="Continue an --output that was 
 NBest = Annotated[int, Option(min=1, help="Hypotheses to print for each line.")]
 Prefix = Annotated[str, Option(help="Text with which every translation begins.")]
 ReplaceUnknown = Annotated[
-    bool,
-    Option("--replace-unknown", help="For a word it cannot write: the source word it looked at."),
+    bool, Option("--replace-unknown", help="For a word it cannot write: the attended source word.")
 ]
 LengthPenalty = Annotated[float | None, Option(min=0, help="Alpha of the length penalty; 0: none.")]
 MaxLengthRatio = Annotated[float | None, Option(min=0, help="Most target tokens per source token.")]
