@@ -9,7 +9,6 @@ from typing import Annotated
 from typer import BadParameter, Option
 
 from ..support.errors import UserError
-from .loading import open_run
 from .options import DeviceOption, RunOption, ThreadsOption
 from .tables import print_table
 
@@ -19,29 +18,25 @@ log = logging.getLogger("mtcli")
 def average(
     output: Annotated[Path, Option("--output", "-o", help="Directory of the run to make.")],
     run: RunOption = None,
-    last: Annotated[
-        int | None, Option(min=2, help="How many of the newest checkpoints.  [default: all]")
-    ] = None,
-    best: Annotated[
-        int | None, Option(min=2, help="How many of the best checkpoints that the run has kept.")
-    ] = None,
+    last: Annotated[int | None, Option(min=2, help="Only the N newest that are kept.")] = None,
+    best: Annotated[int | None, Option(min=2, help="Only the N best that are kept.")] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Average the weights of several checkpoints into a new run, and say what that does to validation."""
     if last and best:
         raise BadParameter("give --last or --best, not both")
+    from ..run.directory import Run
     from ..support import devices
     from ..training import average as averaging
 
     chosen = devices.prepare(device, threads)
-    origin = open_run(run)
+    origin = Run.open(run) if run else Run.latest()
     updates = averaging.choose(origin, last, best)
     weights = averaging.average(origin, updates)
     made = averaging.write(origin, updates, weights, output)
-    log.info(
-        f"{output}: the average of checkpoints {', '.join(map(str, updates))} of {origin.path}"
-    )
+    numbers = ", ".join(map(str, updates))
+    log.info(f"{output}: the average of checkpoints {numbers} of {origin.path}")
     try:
         before = origin.load_checkpoint("best", training=False).update
         old_values = averaging.validate(origin, chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from .loading import load_config, prepare_run
+from .loading import load_config, run_path
 from .options import ConfigOption, NewRunOption, SetOption
 from .tables import print_table
 
@@ -13,10 +13,13 @@ log = logging.getLogger("mtcli")
 
 def build_vocab(config: ConfigOption, run: NewRunOption = None, settings: SetOption = None) -> None:
     """Train the tokenizers, count the vocabularies, and say how well they cover the text."""
+    from ..run.directory import Run
     from ..text import codec, corpus
     from ..training import data
 
-    prepared = prepare_run(config, run, load_config(config, settings, run))
+    path = run_path(config, run)
+    loaded = load_config(config, settings, path)
+    prepared = Run.create(path, config.read_text(encoding="utf-8"), loaded)
     with prepared.lock():
         codecs = data.prepare(prepared.config, prepared)
         rows = [("", "size", "tokens", "tokens/line", "UNK", "coverage", "used")]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import BadParameter, Option
 
 from ..support.errors import UserError
-from .loading import load_translator
 from .options import BeamOption, DeviceOption, JSONOption, RunsOption, ThreadsOption
 from .tables import print_table
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 
 Source = Annotated[Path | None, Option(help="File to translate, one sentence a line.")]
 Reference = Annotated[
-    list[Path] | None,
-    Option(help="Its translations, line by line; repeatable, or a .tsv with several a line."),
+    list[Path] | None, Option(help="Its translations; repeatable, or a .tsv with several a line.")
 ]
 Data = Annotated[Path | None, Option(help="TSV of source and reference, instead of two files.")]
 Metrics = Annotated[str | None, Option(help="Comma-separated: bleu, chrf, ter, exact_match.")]
@@ -49,38 +47,37 @@ def evaluate(
     if bool(source) != bool(reference):
         raise BadParameter("--source and --reference go together")
     from .. import config as configs
-    from ..decoding import evaluation
+    from ..decoding.evaluation import evaluate, metric_options
+    from ..decoding.translator import Translator
     from ..text import corpus, metrics as text_metrics
+    from .output import writer
 
-    translator = load_translator(run, device, threads, parallel=True)
+    translator = Translator.load(run, device, threads, processes=None)
     test_set = _test_set(translator.config, source, reference, data)
-    names: list[str] = list(translator.config.evaluation.metrics)
+    names = translator.config.evaluation.metrics
     if metrics is not None:
-        names = [name.strip() for name in metrics.split(",")]
-        configs.replace(translator.config.evaluation, metrics=names)  # raises for unknown ones
+        wanted = [name.strip() for name in metrics.split(",")]
+        names = configs.replace(translator.config.evaluation, metrics=wanted).metrics
     sources, references = corpus.read_evaluation(test_set)
-    decoding = translator.decoding(**({} if beam_size is None else {"beam_size": beam_size}))
-    result = evaluation.evaluate(translator, sources, references, names, decoding)
+    beam_size = beam_size or translator.config.decoding.beam_size
+    decoding = translator.decoding(beam_size=beam_size)
+    result = evaluate(translator, sources, references, names, decoding)
     if output:
-        from .output import writer
-
         with writer(output) as out:
             out.writelines(f"{line}\n" for line in result.hypotheses)
     name = " + ".join(map(str, run)) if run else "the run trained last"
     comparisons: list[Comparison] = []
     if against:
-        rival = load_translator([against], device, threads, parallel=True)
-        rival_decoding = rival.decoding(beam_size=decoding.beam_size)
-        theirs = evaluation.evaluate(rival, sources, references, [], rival_decoding).hypotheses
-        systems = [(str(against), theirs), (name, result.hypotheses)]
-        options = evaluation.metric_options(translator)
+        rival = Translator.load(against, device, threads, processes=None)
+        theirs = evaluate(rival, sources, references, [], rival.decoding(beam_size=beam_size))
+        systems = [(str(against), theirs.hypotheses), (name, result.hypotheses)]
+        options = metric_options(translator)
         comparisons = text_metrics.compare(systems, references, names, options)
     data_name = configs.name_of(test_set)
     if as_json:
-        _print_json(result, data_name, decoding.beam_size, comparisons)
+        _print_json(result, data_name, beam_size, comparisons)
     else:
-        sentences = f"{len(sources):,} sentences, beam {decoding.beam_size}"
-        print(f"{name} on {data_name}: {sentences}")
+        print(f"{name} on {data_name}: {len(sources):,} sentences, beam {beam_size}")
         _print_tables(result, comparisons)
 
 
@@ -94,32 +91,22 @@ def _test_set(
         return configs.TSV(path=str(data))
     if source:
         return configs.Plain(source=str(source), target=[str(path) for path in reference or []])
+    instead = "give --data, or --source and --reference."
     if config.data.test is None:
-        raise UserError(
-            "The run's config names no data.test; give --data, or --source and --reference."
-        )
+        raise UserError(f"The run's config names no data.test; {instead}")
     for path in configs.files_of(config.data.test):
         # The run may come from a stranger, who could name anything.
         if os.path.lexists(path) and not os.path.isfile(path):
-            raise UserError(
-                f"{path}, which the run's config names as data.test, is no plain file. It was not "
-                "opened; give --data, or --source and --reference."
-            )
+            what = "which the run's config names as data.test, is no plain file"
+            raise UserError(f"{path}, {what}. It was not opened; {instead}")
     return config.data.test
 
 
-def _print_json(
-    result: Result, data_name: str, beam_size: int, comparisons: list[Comparison]
-) -> None:
-    summary: dict[str, Any] = {
-        key: value for key, value in result.values().items() if key != "loss"
-    }
-    summary |= {
-        "sentences": len(result.hypotheses),
-        "source": data_name,
-        "beam_size": beam_size,
-        "signatures": {name: score.signature for name, score in result.scores.items()},
-    }
+def _print_json(result: Result, source: str, beam: int, comparisons: list[Comparison]) -> None:
+    summary: dict[str, Any] = result.values()
+    del summary["loss"]
+    summary |= {"sentences": len(result.hypotheses), "source": source, "beam_size": beam}
+    summary["signatures"] = {name: score.signature for name, score in result.scores.items()}
     if comparisons:
         summary["comparison"] = [comparison._asdict() for comparison in comparisons]
     print(json.dumps(summary, ensure_ascii=False))
@@ -129,20 +116,12 @@ def _print_tables(result: Result, comparisons: list[Comparison]) -> None:
     rows = [(score.name, f"{score.value:.2f}", score.signature) for score in result.scores.values()]
     explanation = "of a target token of the first references, end of sentence included"
     print_table([*rows, ("perplexity", f"{result.perplexity:.3f}", explanation)])
-    if comparisons:
-        print("\nPaired bootstrap: could the difference to the first system be chance?")
-        print_table(
-            [
-                ("system", "metric", "score", "mean ± 95 %", "p"),
-                *(
-                    (
-                        each.system,
-                        each.name,
-                        f"{each.value:.2f}",
-                        f"{each.mean:.2f} ± {each.interval:.2f}",
-                        "" if each.p_value is None else f"{each.p_value:.4f}",
-                    )
-                    for each in comparisons
-                ),
-            ]
-        )
+    if not comparisons:
+        return
+    print("\nPaired bootstrap: could the difference to the first system be chance?")
+    table = [("system", "metric", "score", "mean ± 95 %", "p")]
+    for each in comparisons:
+        mean = f"{each.mean:.2f} ± {each.interval:.2f}"
+        p_value = "" if each.p_value is None else f"{each.p_value:.4f}"
+        table.append((each.system, each.name, f"{each.value:.2f}", mean, p_value))
+    print_table(table)

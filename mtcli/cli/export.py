@@ -8,34 +8,29 @@ from typing import Annotated
 
 from typer import Option
 
-from .loading import open_run
 from .options import RunOption, ThreadsOption
 
 log = logging.getLogger("mtcli")
 
 
 def export(
-    format: Annotated[
-        str, Option("--format", help="ctranslate2 (Transformers, fast, without PyTorch) or onnx.")
-    ],
-    output: Annotated[
-        Path, Option("--output", "-o", help="Directory to write; --run of other commands takes it.")
-    ],
+    format: Annotated[str, Option(help="ctranslate2 (Transformers; fast, no PyTorch) or onnx.")],
+    output: Annotated[Path, Option("--output", "-o", help="Directory to write: a --run to use.")],
     run: RunOption = None,
     quantization: Annotated[
         str,
-        Option(
-            help="ctranslate2: none, int8, int16, float16 or bfloat16: smaller, and a little less exact."
-        ),
+        Option(help="ctranslate2: none, int8, int16, float16 or bfloat16: smaller, less exact."),
     ] = "none",
     threads: ThreadsOption = None,
 ) -> None:
     """Write a trained model for another engine, and check that it computes the same."""
     from ..decoding import exported
+    from ..run.directory import Run
     from ..support import devices
 
     devices.prepare("cpu", threads)
-    written = exported.export(open_run(run), output, format, quantization, threads)
+    origin = Run.open(run) if run else Run.latest()
+    written = exported.export(origin, output, format, quantization, threads)
     parity = written.parity
     print(
         f"{written.path}: {format}, {written.bytes / 1e6:.1f} MB. Log-probabilities of "

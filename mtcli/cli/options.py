@@ -7,40 +7,23 @@ from typing import Annotated
 
 from typer import Option
 
-ConfigOption = Annotated[
-    Path, Option("--config", "-c", help="YAML file that says what to train and how.")
-]
+ConfigOption = Annotated[Path, Option("--config", "-c", help="YAML file: what to train, and how.")]
 SetOption = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="Change one value of the config; repeatable."),
 ]
 NewRunOption = Annotated[
-    Path | None,
-    Option("--run", help="Directory of the run.  [default: runs/ and the config's name]"),
+    Path | None, Option(help="Directory of the run.  [default: runs/ and the config's name]")
 ]
-RunOption = Annotated[
-    Path | None, Option("--run", help="Directory of a run.  [default: the one trained last]")
-]
+RunOption = Annotated[Path | None, Option(help="Directory of a run.  [default: the last trained]")]
 RunsOption = Annotated[
     list[Path] | None,
-    Option(
-        "--run",
-        help="Directory of a run; of several, an ensemble.  [default: the one trained last]",
-    ),
+    Option(help="Directory of a run; repeated: an ensemble.  [default: the last trained]"),
 ]
-OutputOption = Annotated[
-    Path | None, Option("--output", "-o", help="File to write instead of stdout.")
-]
+OutputOption = Annotated[Path | None, Option("--output", "-o", help="File instead of stdout.")]
 DeviceOption = Annotated[
-    str,
-    Option(
-        metavar="auto|cpu|cuda|cuda:N|mps",
-        help="Where to compute; auto takes a CUDA GPU if there is one.",
-    ),
+    str, Option(metavar="auto|cpu|cuda|cuda:N|mps", help="auto takes a CUDA GPU if there is one.")
 ]
-ThreadsOption = Annotated[
-    int | None,
-    Option(min=1, help="Processor cores to use.  [default: PyTorch's choice, usually all]"),
-]
+ThreadsOption = Annotated[int | None, Option(min=1, help="CPU cores.  [default: usually all]")]
 BeamOption = Annotated[int | None, Option(min=1, help="Hypotheses kept at each step; 1 is greedy.")]
 JSONOption = Annotated[bool, Option("--json", help="Print JSON.")]

@@ -9,19 +9,14 @@ from typing import Annotated
 
 from typer import BadParameter, Option
 
-from .loading import load_translator
 from .options import DeviceOption, JSONOption, OutputOption, RunsOption, ThreadsOption
 
 
 def score(
     run: RunsOption = None,
     source: Annotated[Path | None, Option(help="File with one sentence a line.")] = None,
-    target: Annotated[
-        Path | None, Option(help="File with their translations, line by line.")
-    ] = None,
-    data: Annotated[
-        Path | None, Option(help="TSV of source and translation, instead of two files.")
-    ] = None,
+    target: Annotated[Path | None, Option(help="Their translations, line by line.")] = None,
+    data: Annotated[Path | None, Option(help="TSV with both, instead of two files.")] = None,
     output: OutputOption = None,
     as_json: JSONOption = False,
     device: DeviceOption = "auto",
@@ -31,6 +26,7 @@ def score(
     if bool(data) == bool(source or target) or bool(source) != bool(target):
         raise BadParameter("give --data, or --source and --target")
     from .. import config as configs
+    from ..decoding.translator import Translator
     from ..text import corpus
     from .output import progress, writer
 
@@ -39,7 +35,7 @@ def score(
         files = configs.TSV(path=str(data))
     else:
         files = configs.Plain(source=str(source), target=str(target))
-    translator = load_translator(run, device, threads)
+    translator = Translator.load(run, device, threads)
     tokenizer = translator.codecs[1].tokenizer
     penalty = translator.config.decoding.length_penalty
     pairs, scored = tee(corpus.read_pairs(files, skip_blank=False))
