@@ -374,9 +374,9 @@ foo: 1
         "x.yaml:2: data.train.pth is not a key here. Did you mean 'path'? Keys: path, columns, weight.",
         "x.yaml:4: data.test is 2024; it must be a file name, or a section with path, or a section with source, "
         "target, or null. As text it needs quotes: '2024'.",
+        "x.yaml:5: tokenizer.target is 'chr'; choose char, word, subword. Did you mean 'char'?",
         "x.yaml:5: tokenizer.lowercase is not a key of a section with source and target; "
         "it is one of char, word, subword.",
-        "x.yaml:5: tokenizer.target is 'chr'; choose char, word, subword. Did you mean 'char'?",
         "x.yaml:8: model.attention is 'dott'; choose none, additive, dot, general. Did you mean 'dot'?",
         "x.yaml:9: model.positions is not a key of gru; it is one of transformer.",
         "x.yaml:10: model.dropout is true; it must be a number >= 0 and < 1.",
@@ -389,8 +389,8 @@ foo: 1
         "x.yaml:17: training.validate_every is 0; it must be a whole number >= 1, or 'epoch'.",
         "x.yaml:18: training.max_gradient_norm is '.inf'; it must be a number > 0, or null.",
         "x.yaml:19: training.optimizer.type is 'adm'; choose adam, adamw, muon. Did you mean 'adam'?",
-        "x.yaml:20: training.schedule.factor is not a key of linear; it is one of plateau.",
         "x.yaml:20: training.schedule.final_fraction is 2; it must be a number >= 0 and <= 1.",
+        "x.yaml:20: training.schedule.factor is not a key of linear; it is one of plateau.",
         "x.yaml:21: decoding is empty; write its keys below it, or leave it out.",
         "x.yaml:22: foo is not a key here. Keys: data, tokenizer, model, training, decoding, evaluation, init_from.",
     ]
