@@ -24,7 +24,7 @@ def _adamw(model: Seq2Seq, config: c.AdamW, options: dict[str, Any]) -> list[Opt
     """Weight decay on matrices only: norms and biases have nothing to gain from being small."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return [torch.optim.AdamW(groups, weight_decay=config.weight_decay, **options)]
 
 
