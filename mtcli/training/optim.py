@@ -24,11 +24,8 @@ def _adamw(model: Seq2Seq, config: c.AdamW, options: dict[str, Any]) -> list[Opt
     """Weight decay on matrices only: norms and biases have nothing to gain from being small."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return [torch.optim.AdamW(groups, **options)]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [torch.optim.AdamW(groups, weight_decay=config.weight_decay, **options)]
 
 
 def _muon(model: Seq2Seq, config: c.Muon, options: dict[str, Any]) -> list[Optimizer]:

@@ -254,9 +254,8 @@ class Trainer:
 
     def _log_training(self) -> None:
         self._check_finite()
-        means = self.tally.means()
+        means, rate = self.tally.means(), self.optimizers[-1].param_groups[0]["lr"]
         if self.is_main:
-            rate = self.optimizers[-1].param_groups[0]["lr"]
             self.logbook.training(rate, means, self.share_done())
         self.tally = Tally(self.device)
 
@@ -341,17 +340,16 @@ class Trainer:
 
     def _resume(self) -> None:
         """Restore the newest checkpoint that is not damaged, if there is one."""
-        saved, load = None, partial(self.run.load_checkpoint, training=True, model=self.form)
-        if self.is_main and self.run.checkpoints():
-            saved = load("newest")
+        load = partial(self.run.load_checkpoint, training=True, model=self.form)
+        saved = load("newest") if self.is_main and self.run.checkpoints() else None
         update = distributed.broadcast_json(saved and saved.update)
         if update is None:
             if self.is_main:
                 self.run.truncate_log(0)
             return
         saved = saved or load(update)
-        scaler, optimizer = self.scaler.state_dict(), self.settings.optimizer
-        progress = self.progress = Progress.restore(saved, self.schedule.state, scaler)
+        progress = Progress.restore(saved, self.schedule.state, self.scaler.state_dict())
+        self.progress = progress
         updates = len(self.plan.epoch(progress.epoch))
         if progress.index > updates:
             raise UserError(
@@ -360,7 +358,8 @@ class Trainer:
             )
         load_into(self.model, saved.model)
         if saved.tensors:  # none before the first step
-            load_optimizers(self.model, self.optimizers, saved, self.form, optimizer)
+            config = self.settings.optimizer
+            load_optimizers(self.model, self.optimizers, saved, self.form, config)
         self.tally = Tally.restore(self.device, progress)
         self.schedule.state = progress.schedule
         self.scaler.load_state_dict(progress.scaler)
