@@ -745,6 +745,7 @@ def test_changes_name_every_difference():
         ("schedule: inverse_sqrt, ", "training.max_updates=9", True),
         ("schedule: linear, ", "training.max_updates=9", False),
         ("schedule: cosine, ", "training.max_epochs=9", False),
+        ("schedule: linear, ", "training.max_minutes=9", True),
         ("", "training.validate_every=9", True),
         ("schedule: plateau, ", "training.validate_every=9", False),
         ("", "training.patience=9", True),
@@ -764,4 +765,4 @@ def test_what_a_continued_run_may_change(text, override, free):
         loads(DATA + f"training: {{{text}log_every: 1}}", "x", sets) for sets in ([], [override])
     )
     assert changes(old, new)
-    assert (changes(old, new, free_on_resume(new)) == []) == free
+    assert (changes(old, new, free_on_resume(old, new)) == []) == free

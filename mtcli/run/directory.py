@@ -59,7 +59,9 @@ class Run:
             there = os.path.lexists(run.path / "config.yaml")
             if there:
                 run._check_tokenizer()
-                changes = configs.changes(run.config, config, configs.free_on_resume(run.config))
+                changes = configs.changes(
+                    run.config, config, configs.free_on_resume(run.config, config)
+                )
                 if changes and run.checkpoints():
                     shown = "".join(f"\n  {change}" for change in changes)
                     raise UserError(

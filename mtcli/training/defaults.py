@@ -103,7 +103,7 @@ def _training(config: Config, size: Size, tokens: float) -> dict[str, Any]:
         values["batch_tokens"] = batch_tokens
     if "batch_tokens" in training.model_fields_set and training.batch_tokens:
         batch_tokens = training.batch_tokens
-    if not (training.max_updates or training.max_epochs):  # max_minutes only bounds it
+    if not training.has_end:
         epochs = min(max(TRAINED_TOKENS / tokens, FEWEST_EPOCHS), MOST_EPOCHS)
         every = epochs * tokens / batch_tokens / VALIDATIONS
         values |= {"max_epochs": round(epochs), "patience": 10}
