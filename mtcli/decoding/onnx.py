@@ -162,7 +162,8 @@ class DecoderGraph(nn.Module):
             caches = [replace(each, length=length) for each in state.caches]
             state = TransformerState(length, caches)
         given = dict(zip(named_tensors(self.memory), tensors[1 + len(names) :]))
-        memory, maps = with_tensors(self.memory, given), {}
+        memory = with_tensors(self.memory, given)
+        maps: Maps = {}
         logits, state = self.model.decode_step(tokens, state, memory, maps)
         cross = [weights.mean(1)[:, 0] for name, weights in maps.items() if "cross." in name]
         return [logits, *named_tensors(state).values(), *cross[-1:]]
