@@ -765,4 +765,4 @@ def test_what_a_continued_run_may_change(text, override, free):
         loads(DATA + f"training: {{{text}log_every: 1}}", "x", sets) for sets in ([], [override])
     )
     assert changes(old, new)
-    assert (changes(old, new, free_on_resume(old, new)) == []) == free
+    assert (changes(old, new, free_on_resume(new)) == []) == free

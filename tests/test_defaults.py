@@ -1,5 +1,7 @@
 """What a config leaves open is chosen by the size of the corpus; what it names stays."""
 
+import math
+
 import pytest
 
 from mtcli import config as configs
@@ -54,13 +56,19 @@ def test_fit_changes_nothing_in_a_resolved_config(tmp_path):
     assert defaults.fit(configs.loads(configs.dump(config), "x.yaml")) == config
 
 
-def test_max_minutes_can_bound_a_run_of_open_length_when_it_is_continued(tmp_path):
+def test_what_a_continued_run_leaves_open_is_as_it_was(tmp_path, monkeypatch):
+    """Also where the defaults have changed since; and a run of open length can be bounded in minutes."""
     path = corpus(tmp_path, 50)
-    open_ended = fitted(path)
-    bounded = fitted(path, "model: transformer\ntraining: {max_minutes: 5}")
-    free = configs.free_on_resume(open_ended, bounded)
-    assert configs.changes(open_ended, bounded) and not configs.changes(open_ended, bounded, free)
-    assert bounded.training.max_epochs is None  # all its minutes are used
+    before = fitted(path)
+    config = f"data: {{train: {path}, validation: {path}}}\nmodel: transformer\n"
+    monkeypatch.setattr(defaults, "SIZES", [defaults.Size(math.inf, 999, 64, 2, 0.5, 77)])
+    assert defaults.fill(configs.loads(config, "x.yaml"), before) == before
+    bounded = configs.loads(config + "training: {max_minutes: 5}", "x.yaml")
+    filled = defaults.fill(bounded, before)
+    assert configs.changes(before, filled) == ["training.max_minutes: null -> 5.0"]
+    assert not configs.changes(before, filled, configs.free_on_resume(before))
+    other = defaults.fill(configs.loads(config + "training: {seed: 9}", "x.yaml"), before)
+    assert configs.changes(before, other) == ["training.seed: 1 -> 9"]
 
 
 @pytest.mark.parametrize(("target", "shared"), [("das Haus {}", True), ("房子{}", False)])

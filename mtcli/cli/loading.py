@@ -15,17 +15,17 @@ def run_path(config_path: Path, run: Path | None) -> Path:
 
 
 def load_config(path: Path, settings: list[str] | None, own: Path) -> Config:
-    """The config with --set's changes; what it leaves open is chosen by the size of the corpus.
-
-    With ``init_from``, the tokenizer and the model are those of the other run, which is read only
-    until ``own``, the run's directory, exists.
+    """The config with --set's changes. What it leaves open is as in ``own``, the run's directory, if
+    that is to be continued; else it is chosen by the size of the corpus and, with ``init_from``, by
+    the run to start from.
     """
     from .. import config as configs
     from ..run.directory import Run
     from ..training import defaults
 
     config = configs.load(path, settings or [])
-    if config.init_from is None:
-        return defaults.fit(config)
-    origin = Run(own) if (own / "config.yaml").exists() else Run.open(config.init_from)
-    return defaults.fit(config, origin.config)
+    run = Run(own)
+    if (own / "config.yaml").exists() and run.checkpoints():
+        return defaults.fill(config, run.config)
+    origin = None if config.init_from is None else Run.open(config.init_from).config
+    return defaults.fit(config, origin)

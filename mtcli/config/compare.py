@@ -31,17 +31,16 @@ def _differences(old: Any, new: Any, path: Path = ()) -> Iterator[tuple[Path, An
             yield from _differences(old.get(key), new.get(key), (*path, key))
 
 
-def free_on_resume(old: Config, new: Config) -> list[str]:
+def free_on_resume(config: Config) -> list[str]:
     """The keys that may change when a run is continued: the weights after a given update do not depend on them.
 
-    Two exceptions: with ``max_minutes`` a schedule is meant to fall within the new time, instead of another end, and
-    ``micro_batch_tokens``, which changes rounding and dropout noise, lets a run go on that was out of memory.
+    Two exceptions: with ``max_minutes`` a schedule is meant to fall within the new time, and ``micro_batch_tokens``,
+    which changes rounding and dropout noise, lets a run go on that was out of memory.
     """
-    training = old.training
+    training = config.training
     keys = ["log_every", "patience", "examples", "keep_checkpoints", "save_minutes", "tensorboard"]
     keys += ["micro_batch_tokens", "non_finite", "max_minutes"]
-    bounded = new.training.max_minutes is not None
-    if bounded or training.schedule.type not in ("linear", "cosine"):  # which fall until the end
+    if training.schedule.type not in ("linear", "cosine"):  # which fall until the end
         keys += ["max_updates", "max_epochs"]
     if training.schedule.type != "plateau":
         keys += ["validate_every"]

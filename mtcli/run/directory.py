@@ -59,9 +59,7 @@ class Run:
             there = os.path.lexists(run.path / "config.yaml")
             if there:
                 run._check_tokenizer()
-                changes = configs.changes(
-                    run.config, config, configs.free_on_resume(run.config, config)
-                )
+                changes = configs.changes(run.config, config, configs.free_on_resume(run.config))
                 if changes and run.checkpoints():
                     shown = "".join(f"\n  {change}" for change in changes)
                     raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ TRAINED_TOKENS = 16_000_000  # about an hour on two cores, at 128 units
 FEWEST_EPOCHS, MOST_EPOCHS = 8, 60
 VALIDATIONS = 50  # in a training, at least 100 updates apart
 RECURRENT = 2  # times the units of a Transformer, which has more layers, and more weights for each
+SECTIONS = ("tokenizer", "model", "training", "decoding", "evaluation")
 SAMPLE_PAIRS = 10_000  # that tell whether the sides share letters, and how long sentences are
 
 
@@ -113,15 +115,23 @@ def _training(config: Config, size: Size, tokens: float) -> dict[str, Any]:
     return values
 
 
-def _like(origin: Config, config: Config) -> Config:
-    """``config`` with the tokenizers and the model of ``origin``; only dropout may differ."""
-    for section in ("tokenizer", "model"):
-        theirs, given = getattr(origin, section), getattr(config, section)
+def fill(config: Config, other: Config, sections: Sequence[str] = SECTIONS) -> Config:
+    """``config`` with all that its YAML does not name as it is in ``other``, such as the run that it
+    continues, whose defaults may have been chosen otherwise."""
+    for section in sections:
+        theirs, given = getattr(other, section), getattr(config, section)
         if section not in config.model_fields_set:
             config = config.model_copy(update={section: theirs})
         elif type(given) is type(theirs):
-            values = {**theirs.model_dump(mode="json"), **given.model_dump(exclude_unset=True)}
+            values = theirs.model_dump(mode="json")
+            values |= given.model_dump(mode="json", exclude_unset=True)
             config = _with(config, section, values)
+    return config
+
+
+def _like(origin: Config, config: Config) -> Config:
+    """``config`` with the tokenizers and the model of ``origin``; only dropout may differ."""
+    config = fill(config, origin, ("tokenizer", "model"))
     different = [
         f"  {change}\n"
         for change in configs.changes(origin, config)
