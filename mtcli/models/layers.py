@@ -42,10 +42,11 @@ class MetaFriendly:
 
 
 class Linear(MetaFriendly, nn.Linear):
-    """A linear layer that adds its bias last: on the CPU that is faster for many rows."""
+    """A linear layer that adds its bias last for many rows, which is faster on the CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or self.bias is None:
+        usual = x.device.type != "cpu" or self.bias is None or torch.compiler.is_compiling()
+        if usual or x.numel() < 8 * self.in_features:
             return F.linear(x, self.weight, self.bias)
         return F.linear(x, self.weight).add_(self.bias)
 

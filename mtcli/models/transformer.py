@@ -138,7 +138,7 @@ class TransformerSeq2Seq(Seq2Seq):
         position, past = state.position, None
         if not torch.compiler.is_compiling():
             room = -(-(position + 1) // CHUNK) * CHUNK
-            past = (torch.arange(room, device=tokens.device) <= position)[None]
+            past = torch.arange(room, device=tokens.device)[None] <= position
         states = self._decode(tokens[:, None], position, past, memory, state.caches, maps)
         return self.project(states[:, 0]), TransformerState(position + 1, state.caches)
 
