@@ -39,7 +39,7 @@ SIZES = [
 ]
 SMALL = 250_000  # target tokens, up to which a model improves while its loss rises again
 TRAINED_TOKENS = 16_000_000  # about an hour on two cores, at 128 units
-FEWEST_EPOCHS, MOST_EPOCHS = 8, 60
+FEWEST_EPOCHS, MOST_EPOCHS = 8, 120
 VALIDATIONS = 50  # in a training, at least 100 updates apart
 RECURRENT = 2  # times the units of a Transformer, which has more layers, and more weights for each
 SECTIONS = ("tokenizer", "model", "training", "decoding", "evaluation")
