@@ -67,6 +67,12 @@ def test_what_a_continued_run_leaves_open_is_as_it_was(tmp_path, monkeypatch):
     filled = defaults.fill(bounded, before)
     assert configs.changes(before, filled) == ["training.max_minutes: null -> 5.0"]
     assert not configs.changes(before, filled, configs.free_on_resume(before))
+    schedule = configs.Linear(warmup_updates=100)  # once the default
+    older = before.model_copy(
+        update={"training": configs.replace(before.training, schedule=schedule.model_dump())}
+    )
+    named = configs.loads(config + "training: {schedule: linear}", "x.yaml")
+    assert not configs.changes(older, defaults.fill(named, older))
     other = defaults.fill(configs.loads(config + "training: {seed: 9}", "x.yaml"), before)
     assert configs.changes(before, other) == ["training.seed: 1 -> 9"]
 

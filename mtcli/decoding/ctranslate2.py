@@ -42,7 +42,7 @@ class CTranslate2Engine(Engine):
     ranked by our length penalty; scores are then computed by the model's own softmax.
     """
 
-    parallel = 1  # it has threads of its own
+    parallel = 1  # its own threads share the work
 
     def __init__(
         self,

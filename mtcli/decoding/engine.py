@@ -26,7 +26,7 @@ class Hypothesis:
     model has none."""
     text: str = ""
     tokens: list[str] = field(default_factory=list)
-    """The target tokens that `ids` stand for, without EOS."""
+    """The target tokens of `ids`, without EOS."""
 
 
 @dataclass(frozen=True)

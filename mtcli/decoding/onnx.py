@@ -2,7 +2,7 @@
 
 encoder.onnx: `source`, `mask` -> `memory.*`, `state.*` (before the first step).
 decoder.onnx: `tokens` (B, K), `memory.*`, `state.*` (B, K, …) -> `logits` (R, V), `next.*` (R, …)
-and, where the model has any, `attention` (R, S). K is an axis of its own, since a graph cannot be
+and, where the model has any, `attention` (R, S). K is a separate axis, since a graph cannot be
 told that R is a multiple of B.
 """
 

@@ -226,7 +226,7 @@ class TorchEngine:
         return [part.tolist() for part in torch.cat(scores).split([len(ids) for ids in targets])]
 
 
-# ------------------------------------------------------------------------------ in a process of its own
+# ------------------------------------------------------------------------------ in a process of the pool
 
 _engine: TorchEngine  # of a process that serves
 

@@ -12,7 +12,7 @@ MODELS: dict[str, type[Seq2Seq]] = {"gru": RecurrentSeq2Seq, "transformer": Tran
 
 
 def build_model(config: Recurrent | Transformer, source_size: int, target_size: int) -> Seq2Seq:
-    """A model with fresh weights for so many source and target tokens. UserError where they cannot share a table."""
+    """A model with fresh weights for vocabularies of these sizes. UserError where they cannot share a table."""
     if config.tied_embeddings == "all" and source_size != target_size:
         raise UserError(
             f"model.tied_embeddings is 'all', but the source vocabulary has {source_size} tokens and the "

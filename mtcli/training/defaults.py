@@ -116,17 +116,29 @@ def _training(config: Config, size: Size, tokens: float) -> dict[str, Any]:
 
 
 def fill(config: Config, other: Config, sections: Sequence[str] = SECTIONS) -> Config:
-    """``config`` with all that its YAML does not name as it is in ``other``, such as the run that it
-    continues, whose defaults may have been chosen otherwise."""
+    """``config`` with all that its YAML does not name taken from ``other``, such as the run that it
+    continues, whose defaults may have been different."""
     for section in sections:
         theirs, given = getattr(other, section), getattr(config, section)
         if section not in config.model_fields_set:
             config = config.model_copy(update={section: theirs})
         elif type(given) is type(theirs):
-            values = theirs.model_dump(mode="json")
-            values |= given.model_dump(mode="json", exclude_unset=True)
+            named = given.model_dump(mode="json", exclude_unset=True)
+            values = _merge(theirs.model_dump(mode="json"), named)
             config = _with(config, section, values)
     return config
+
+
+def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """``old`` with the values of ``new``; sections within are merged where they are of one type."""
+    merged = dict(old)
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if before.get("type") == value.get("type", before.get("type")):
+                value = _merge(before, value)
+        merged[key] = value
+    return merged
 
 
 def _like(origin: Config, config: Config) -> Config:
