@@ -5,47 +5,39 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from typer import BadParameter, Option
+from typer import Option
 
 from ..support.errors import UserError
+from .loading import given_corpus
 from .options import BeamOption, DeviceOption, JSONOption, RunsOption, ThreadsOption
 from .tables import print_table
 
 if TYPE_CHECKING:
-    from ..config import TSV, Config, Plain
+    from ..config import Config, Corpus
     from ..decoding.evaluation import Result
     from ..text.metrics import Comparison
-
-Source = Annotated[Path | None, Option(help="File to translate, one sentence a line.")]
-Reference = Annotated[
-    list[Path] | None, Option(help="Its translations; repeatable, or a .tsv with several a line.")
-]
-Data = Annotated[Path | None, Option(help="TSV of source and reference, instead of two files.")]
-Metrics = Annotated[str | None, Option(help="Comma-separated: bleu, chrf, ter, exact_match.")]
-Against = Annotated[Path | None, Option(help="Another run: is the difference significant?")]
-Translations = Annotated[Path | None, Option("--output", "-o", help="Write the translations here.")]
 
 
 def evaluate(
     run: RunsOption = None,
-    source: Source = None,
-    reference: Reference = None,
-    data: Data = None,
-    metrics: Metrics = None,
-    against: Against = None,
-    output: Translations = None,
+    source: Path | None = Option(None, help="File to translate, one sentence a line."),
+    reference: list[Path] | None = Option(
+        None, help="Its translations; repeatable, or a .tsv with several a line."
+    ),
+    data: Path | None = Option(None, help="TSV of source and reference, instead of two files."),
+    metrics: str | None = Option(None, help="Comma-separated: bleu, chrf, ter, exact_match."),
+    against: Path | None = Option(None, help="Another run: is the difference significant?"),
+    output: Path | None = Option(None, "--output", "-o", help="Write the translations here."),
     beam_size: BeamOption = None,
     as_json: JSONOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Translate a test set and score it. Without files: the test set that the run's config names."""
-    if data and (source or reference):
-        raise BadParameter("give --data, or --source and --reference, not both")
-    if bool(source) != bool(reference):
-        raise BadParameter("--source and --reference go together")
+    given = data or source or reference
+    test_set = given_corpus(data, source, reference or [], "reference") if given else None
     from .. import config as configs
     from ..decoding.evaluation import evaluate, metric_options
     from ..decoding.translator import Translator
@@ -53,7 +45,7 @@ def evaluate(
     from .output import writer
 
     translator = Translator.load(run, device, threads, processes=None)
-    test_set = _test_set(translator.config, source, reference, data)
+    test_set = test_set or _named_test_set(translator.config)
     names = translator.config.evaluation.metrics
     if metrics is not None:
         wanted = [name.strip() for name in metrics.split(",")]
@@ -81,16 +73,10 @@ def evaluate(
         _print_tables(result, comparisons)
 
 
-def _test_set(
-    config: Config, source: Path | None, reference: list[Path] | None, data: Path | None
-) -> TSV | Plain:
-    """The files that were given, else the config's test set."""
+def _named_test_set(config: Config) -> Corpus:
+    """The test set that the config names."""
     from .. import config as configs
 
-    if data:
-        return configs.TSV(path=str(data))
-    if source:
-        return configs.Plain(source=str(source), target=[str(path) for path in reference or []])
     instead = "give --data, or --source and --reference."
     if config.data.test is None:
         raise UserError(f"The run's config names no data.test; {instead}")

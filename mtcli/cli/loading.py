@@ -1,12 +1,14 @@
-"""What training and build-vocab begin with: the config and the run's directory."""
+"""What commands begin with: the config, the run's directory, the corpus that is given."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typer import BadParameter
+
 if TYPE_CHECKING:
-    from ..config import Config
+    from ..config import Config, Corpus
 
 
 def run_path(config_path: Path, run: Path | None) -> Path:
@@ -29,3 +31,14 @@ def load_config(path: Path, settings: list[str] | None, own: Path) -> Config:
         return defaults.fill(config, run.config)
     origin = None if config.init_from is None else Run.open(config.init_from).config
     return defaults.fit(config, origin)
+
+
+def given_corpus(data: Path | None, source: Path | None, targets: list[Path], name: str) -> Corpus:
+    """What --data names, or --source and --``name``, which holds ``targets``."""
+    if bool(data) == bool(source or targets) or bool(source) != bool(targets):
+        raise BadParameter(f"give --data alone; --source and --{name} go together")
+    from .. import config as configs
+
+    if data:
+        return configs.TSV(path=str(data))
+    return configs.Plain(source=str(source), target=list(map(str, targets)))

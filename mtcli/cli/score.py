@@ -5,36 +5,29 @@ from __future__ import annotations
 import json
 from itertools import tee
 from pathlib import Path
-from typing import Annotated
 
-from typer import BadParameter, Option
+from typer import Option
 
+from .loading import given_corpus
 from .options import DeviceOption, JSONOption, OutputOption, RunsOption, ThreadsOption
 
 
 def score(
     run: RunsOption = None,
-    source: Annotated[Path | None, Option(help="File with one sentence a line.")] = None,
-    target: Annotated[Path | None, Option(help="Their translations, line by line.")] = None,
-    data: Annotated[Path | None, Option(help="TSV with both, instead of two files.")] = None,
+    source: Path | None = Option(None, help="File with one sentence a line."),
+    target: Path | None = Option(None, help="Their translations, line by line."),
+    data: Path | None = Option(None, help="TSV with both, instead of two files."),
     output: OutputOption = None,
     as_json: JSONOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """How probable given translations are: for each pair its log-probability, a tab, and its score (as translate's)."""
-    if bool(data) == bool(source or target) or bool(source) != bool(target):
-        raise BadParameter("give --data, or --source and --target")
-    from .. import config as configs
+    files = given_corpus(data, source, [target] if target else [], "target")
     from ..decoding.translator import Translator
     from ..text import corpus
     from .output import progress, writer
 
-    files: configs.TSV | configs.Plain
-    if data:
-        files = configs.TSV(path=str(data))
-    else:
-        files = configs.Plain(source=str(source), target=str(target))
     translator = Translator.load(run, device, threads)
     tokenizer = translator.codecs[1].tokenizer
     penalty = translator.config.decoding.length_penalty

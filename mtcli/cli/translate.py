@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from typer import Argument, BadParameter, Option
 
@@ -26,43 +26,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mtcli")
 
-Text = Annotated[list[str] | None, Argument(help="Sentences, quoted; else --input or stdin.")]
-Input = Annotated[Path | None, Option("--input", "-i", help="File, one sentence a line; .gz too.")]
-Resume = Annotated[bool, Option("--resume", help="Continue an --output that was interrupted.")]
-NBest = Annotated[int, Option(min=1, help="Hypotheses to print for each line.")]
-Prefix = Annotated[str, Option(help="Text with which every translation begins.")]
-ReplaceUnknown = Annotated[
-    bool, Option("--replace-unknown", help="For a word it cannot write: the attended source word.")
-]
-LengthPenalty = Annotated[float | None, Option(min=0, help="Alpha of the length penalty; 0: none.")]
-MaxLengthRatio = Annotated[float | None, Option(min=0, help="Most target tokens per source token.")]
-NoRepeatNgram = Annotated[int | None, Option(min=0, help="Longest n-gram that may not repeat.")]
-Sample = Annotated[bool, Option("--sample", help="Draw translations at random: no search.")]
-Temperature = Annotated[float | None, Option(help="With --sample: below 1 safer, above wilder.")]
-TopK = Annotated[int | None, Option(min=1, help="With --sample: from the k best tokens only.")]
-TopP = Annotated[float | None, Option(help="With --sample: from the best tokens that sum to p.")]
-Seed = Annotated[int | None, Option(min=0, help="With --sample: another seed, other translations.")]
-
 
 def translate(
-    text: Text = None,
+    text: list[str] | None = Argument(None, help="Sentences, quoted; else --input or stdin."),
     run: RunsOption = None,
-    input_path: Input = None,
+    input_path: Path | None = Option(
+        None, "--input", "-i", help="File, one sentence a line; .gz too."
+    ),
     output: OutputOption = None,
-    resume: Resume = False,
+    resume: bool = Option(False, "--resume", help="Continue an --output that was interrupted."),
     beam_size: BeamOption = None,
-    n_best: NBest = 1,
+    n_best: int = Option(1, min=1, help="Hypotheses to print for each line."),
     as_json: JSONOption = False,
-    prefix: Prefix = "",
-    replace_unknown: ReplaceUnknown = False,
-    length_penalty: LengthPenalty = None,
-    max_length_ratio: MaxLengthRatio = None,
-    no_repeat_ngram: NoRepeatNgram = None,
-    sample: Sample = False,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    seed: Seed = None,
+    prefix: str = Option("", help="Text with which every translation begins."),
+    replace_unknown: bool = Option(
+        False, "--replace-unknown", help="For a word it cannot write: the attended source word."
+    ),
+    length_penalty: float | None = Option(
+        None, min=0, help="Alpha of the length penalty; 0: none."
+    ),
+    max_length_ratio: float | None = Option(
+        None, min=0, help="Most target tokens per source token."
+    ),
+    no_repeat_ngram: int | None = Option(None, min=0, help="Longest n-gram that may not repeat."),
+    sample: bool = Option(False, "--sample", help="Draw translations at random: no search."),
+    temperature: float | None = Option(None, help="With --sample: below 1 safer, above wilder."),
+    top_k: int | None = Option(None, min=1, help="With --sample: from the k best tokens only."),
+    top_p: float | None = Option(None, help="With --sample: from the best tokens that sum to p."),
+    seed: int | None = Option(None, min=0, help="With --sample: another seed, other translations."),
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
