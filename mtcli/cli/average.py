@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import Annotated
 
 from typer import BadParameter, Option
 
-from ..support.errors import UserError
+from ..support.errors import UserError, log
 from .options import DeviceOption, RunOption, ThreadsOption
 from .tables import print_table
 
-log = logging.getLogger("mtcli")
-
 
 def average(
-    output: Annotated[Path, Option("--output", "-o", help="Directory of the run to make.")],
+    output: Path = Option(..., "--output", "-o", help="Directory of the run to make."),
     run: RunOption = None,
-    last: Annotated[int | None, Option(min=2, help="Only the N newest that are kept.")] = None,
-    best: Annotated[int | None, Option(min=2, help="Only the N best that are kept.")] = None,
+    last: int | None = Option(None, min=2, help="Only the N newest that are kept."),
+    best: int | None = Option(None, min=2, help="Only the N best that are kept."),
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:

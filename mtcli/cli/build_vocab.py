@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
+from ..support.errors import log
 from .loading import load_config, run_path
 from .options import ConfigOption, NewRunOption, SetOption
 from .tables import print_table
-
-log = logging.getLogger("mtcli")
 
 
 def build_vocab(config: ConfigOption, run: NewRunOption = None, settings: SetOption = None) -> None:

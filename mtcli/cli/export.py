@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import Annotated
 
 from typer import Option
 
+from ..support.errors import log
 from .options import RunOption, ThreadsOption
-
-log = logging.getLogger("mtcli")
 
 
 def export(
-    format: Annotated[str, Option(help="ctranslate2 (Transformers; fast, no PyTorch) or onnx.")],
-    output: Annotated[Path, Option("--output", "-o", help="Directory to write: a --run to use.")],
+    format: str = Option(..., help="ctranslate2 (Transformers; fast, no PyTorch) or onnx."),
+    output: Path = Option(..., "--output", "-o", help="Directory to write: a --run to use."),
     run: RunOption = None,
-    quantization: Annotated[
-        str,
-        Option(help="ctranslate2: none, int8, int16, float16 or bfloat16: smaller, less exact."),
-    ] = "none",
+    quantization: str = Option(
+        "none", help="ctranslate2: none, int8, int16, float16 or bfloat16: smaller, less exact."
+    ),
     threads: ThreadsOption = None,
 ) -> None:
     """Write a trained model for another engine, and check that it computes the same."""

@@ -6,7 +6,6 @@ While ``FILE`` is being written there are ``FILE.part``, the results so far, and
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,10 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from ..support import files
-from ..support.errors import UserError
+from ..support.errors import UserError, log
 from ..text.corpus import count_lines
-
-log = logging.getLogger("mtcli")
 
 Result = TypeVar("Result")
 Task = dict[str, Any]  # what was asked for, as JSON
@@ -39,7 +36,7 @@ def writer(path: Path | None, task: Task | None = None, keep: int = 0) -> Iterat
         with open(part, "a" if keep else "w", encoding="utf-8", newline="\n") as file:
             file.truncate(keep)
             if task is not None:
-                asked.write_text(json.dumps(task, indent=1, ensure_ascii=False), encoding="utf-8")
+                asked.write_text(json.dumps(task, indent=1), encoding="utf-8")
             try:
                 yield file
             except (KeyboardInterrupt, UserError):

@@ -10,12 +10,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ..support import distributed
-from ..support.errors import UserError
+from ..support.errors import UserError, log
 from ..support.signals import Signals
 from .loading import load_config, run_path
 from .options import ConfigOption, DeviceOption, NewRunOption, SetOption, ThreadsOption
-
-log = logging.getLogger("mtcli")
 
 
 def train(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,15 +15,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from typer import Argument, BadParameter, Option
 
-from ..support.errors import UserError
+from ..support.errors import log
 from .options import BeamOption, DeviceOption, JSONOption, OutputOption, RunsOption, ThreadsOption
 
 if TYPE_CHECKING:
     from ..decoding.translator import Translation
 
     Stream = Callable[..., Iterator[Translation]]
-
-log = logging.getLogger("mtcli")
 
 
 def translate(
@@ -110,11 +107,6 @@ def _lines(text: list[str] | None, path: Path | None) -> Iterable[str] | None:
     from ..text import corpus
 
     if text:
-        for sentence in text:
-            try:
-                sentence.encode()
-            except UnicodeEncodeError:
-                raise UserError(f"{sentence!r} on the command line is not UTF-8.") from None
         return "\n".join(text).split("\n")
     if path:
         return corpus.read_lines(path)

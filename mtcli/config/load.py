@@ -6,7 +6,6 @@ is given once; anchors, aliases and tags are refused.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -19,12 +18,10 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from ..support.errors import UserError
+from ..support.errors import UserError, log
 from .messages import Path, Problem, dotted, explain, show
 from .schema import Config
 from .section import Section
-
-log = logging.getLogger("mtcli")
 
 LARGEST_FILE = 2**17  # bytes
 DEEPEST = 20  # levels of nesting

@@ -1,9 +1,12 @@
-"""The one exception that people are meant to read."""
+"""What people are meant to read: the log, and the one exception."""
 
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
+
+log = logging.getLogger("mtcli")
 
 
 class UserError(Exception):

@@ -55,7 +55,7 @@ class Tokenizer(Generic[Section]):
         if lone := re.search("[\ud800-\udfff]", text):
             raise UserError(
                 f"Character {lone.start() + 1} of the text is the lone surrogate U+{ord(lone[0]):04X}: "
-                "this is no text. Was it given in another encoding than UTF-8?"
+                "the text is not UTF-8."
             )
         if self.config.normalization == "nfkc":
             text = unicodedata.normalize("NFKC", text)
