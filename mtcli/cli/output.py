@@ -100,11 +100,12 @@ def _last_group(file: Iterable[bytes]) -> tuple[int, int]:
 def progress(
     results: Iterable[Result], path: Path | None, to_stdout: bool, done: int = 0
 ) -> Iterator[Iterable[Result]]:
-    """``results`` with a bar on stderr, if that is a terminal and not the one where the results appear.
+    """``results`` with a bar on stderr, if that is a terminal where no results appear and no sentences are typed.
 
     ``path``: the file that has a line for each result, if their number is known. ``done``: how many were there before.
     """
-    if not sys.stderr.isatty() or to_stdout and sys.stdout.isatty():
+    typed, shown = path is None and sys.stdin.isatty(), to_stdout and sys.stdout.isatty()
+    if typed or shown or not sys.stderr.isatty():
         yield results
         return
     from tqdm import tqdm

@@ -18,6 +18,8 @@ from typer import Argument, BadParameter, Option
 from ..support.errors import log
 from .options import BeamOption, DeviceOption, JSONOption, OutputOption, RunsOption, ThreadsOption
 
+Ready = Callable[[], bool]  # whether the next line is here already
+
 if TYPE_CHECKING:
     from ..decoding.translator import Translation
 
@@ -39,12 +41,8 @@ def translate(
     replace_unknown: bool = Option(
         False, "--replace-unknown", help="For a word it cannot write: the attended source word."
     ),
-    length_penalty: float | None = Option(
-        None, min=0, help="Alpha of the length penalty; 0: none."
-    ),
-    max_length_ratio: float | None = Option(
-        None, min=0, help="Most target tokens per source token."
-    ),
+    length_penalty: float | None = Option(None, min=0, help="Alpha of length penalty; 0: none."),
+    max_length_ratio: float | None = Option(None, min=0, help="Most target tokens per source one."),
     no_repeat_ngram: int | None = Option(None, min=0, help="Longest n-gram that may not repeat."),
     sample: bool = Option(False, "--sample", help="Draw translations at random: no search."),
     temperature: float | None = Option(None, help="With --sample: below 1 safer, above wilder."),
@@ -62,11 +60,11 @@ def translate(
     sampling = _sampling(sample, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     from ..decoding.translator import Translator
 
-    lines = _lines(text, input_path)
-    many = not text and lines is not None
+    lines, ready = _lines(text, input_path)
     # For a sentence or two, cores would mostly wait for each other.
-    threads = threads if many else threads or 1
-    translator = Translator.load(run, device, threads, processes=None if many else 1)
+    few = bool(text) or not input_path and sys.stdin.isatty()
+    threads = threads or 1 if few else threads
+    translator = Translator.load(run, device, threads, processes=1 if few else None)
     own = translator.config.decoding
     changes: dict[str, Any] = {
         "beam_size": beam_size or max(n_best, own.beam_size),
@@ -79,10 +77,6 @@ def translate(
     decoding = translator.decoding(**{k: v for k, v in changes.items() if v is not None})
     options: dict[str, Any] = dict(n_best=n_best, prefix=prefix, replace_unknown=replace_unknown)
     stream: Stream = partial(translator.stream, decoding=decoding, attention=as_json, **options)
-    if lines is None:
-        for number, translation in enumerate(stream(_prompt(), ready=lambda: False), 1):
-            _write(sys.stdout, number, translation, n_best, as_json)
-        return
     task: dict[str, Any] = {
         "model": translator.name,
         "input": str(input_path.resolve()) if input_path else text or "stdin",
@@ -91,7 +85,7 @@ def translate(
         **options,
     }
     task |= {f"decoding.{key}": each for key, each in decoding.model_dump(mode="json").items()}
-    _translate_lines(stream, lines, task, input_path, output, resume)
+    _translate_lines(stream, lines, ready, task, input_path, output, resume)
 
 
 def _sampling(sample: bool, **options: float | None) -> dict[str, float] | None:
@@ -102,20 +96,24 @@ def _sampling(sample: bool, **options: float | None) -> dict[str, float] | None:
     return given if sample else None
 
 
-def _lines(text: list[str] | None, path: Path | None) -> Iterable[str] | None:
-    """The lines to translate, as they come; None: ask the person at the terminal."""
+def _lines(text: list[str] | None, path: Path | None) -> tuple[Iterable[str], Ready | None]:
+    """The lines to translate, as they come; `Ready` where somebody may wait for an answer."""
     from ..text import corpus
 
     if text:
-        return "\n".join(text).split("\n")
+        return "\n".join(text).split("\n"), None
     if path:
-        return corpus.read_lines(path)
-    return None if sys.stdin.isatty() else corpus.Arriving(sys.stdin.buffer, "stdin")
+        return corpus.read_lines(path), None
+    if sys.stdin.isatty():
+        return _prompt(), lambda: False
+    arriving = corpus.Arriving(sys.stdin.buffer, "stdin")
+    return arriving, arriving.ready
 
 
 def _translate_lines(
     stream: Stream,
     lines: Iterable[str],
+    ready: Ready | None,
     task: dict[str, Any],
     input_path: Path | None,
     output: Path | None,
@@ -123,7 +121,6 @@ def _translate_lines(
 ) -> None:
     """Translate to a file or to stdout. ``task``: what a later --resume must ask for as well."""
     from ..decoding.translator import POOL_LINES
-    from ..text import corpus
     from .output import progress, resume_point, writer
 
     n_best, as_json, done, keep = task["n_best"], task["json"], 0, 0
@@ -135,16 +132,13 @@ def _translate_lines(
         done, keep = left or (0, 0)
         after = f"continuing after line {done:,}" if done else "nothing is there yet; beginning"
         log.info(f"{output}: {after}")
-    ready = None
-    if output is None and isinstance(lines, corpus.Arriving):
-        ready = lines.ready  # a program at the other end may wait for an answer
     repeated = done % POOL_LINES  # translated again: the rest is in the batches it would have been
     first = done - repeated
+    ready = None if output else ready
     translations = stream(islice(lines, first, None), first_line=first + 1, ready=ready)
-    to_stdout = output is None or isinstance(lines, list)  # a few sentences need no bar
     with (
         writer(output, task, keep) as out,
-        progress(islice(translations, repeated, None), input_path, to_stdout, done) as results,
+        progress(islice(translations, repeated, None), input_path, not output, done) as results,
     ):
         for number, translation in enumerate(results, done + 1):
             _write(out, number, translation, n_best, as_json)
