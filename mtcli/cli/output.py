@@ -78,8 +78,7 @@ def resume_point(path: Path, task: Task, grouped: bool) -> tuple[int, int] | Non
             lengths = [len(line) for line in file if line.endswith(b"\n")]
             return len(lengths), sum(lengths)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{part} cannot be continued: {reason}.") from None
+        raise UserError(f"{part} cannot be continued: {files.reason(error)}.") from None
 
 
 def _beside(path: Path) -> tuple[Path, Path]:

@@ -19,6 +19,7 @@ import yaml
 from pydantic import ValidationError
 
 from ..support.errors import UserError, log
+from ..support.files import reason
 from .messages import Path, Problem, dotted, explain, show
 from .schema import Config
 from .section import Section
@@ -172,8 +173,7 @@ def _read(path: Name) -> str:
         line, byte = data.count(b"\n", 0, error.start) + 1, f"byte {data[error.start]:#04x}"
         raise UserError(f"{name}:{line}: {byte} is not UTF-8; save it as UTF-8.") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{name!r} cannot be read: {reason}.") from None
+        raise UserError(f"{name!r} cannot be read: {reason(error)}.") from None
 
 
 def parse(text: str, place: Callable[[int], str]) -> tuple[Any, Places]:

@@ -39,11 +39,7 @@ def by_size(default: Any) -> Any:
 
     ``default`` is its value without a corpus, in Python; the JSON Schema names none.
     """
-
-    def drop_default(node: dict[str, Any]) -> None:
-        node.pop("default", None)
-
-    return Field(default, json_schema_extra=drop_default)
+    return Field(default_factory=lambda: default)  # a factory is not in the JSON Schema
 
 
 class ByType:

@@ -29,8 +29,8 @@ def user_errors(path: Path, action: str = "written") -> Iterator[None]:
         raise UserError(f"{path} cannot be {action}: {reason(error)}.") from error
 
 
-def reason(error: OSError) -> str:
-    return error.strerror or str(error)
+def reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
