@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import random
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 from .. import config as configs
 from ..config import Config
 from ..support import files
-from ..support.errors import UserError, require
+from ..support.errors import UserError, log, require
 from ..text import codec, corpus
 from ..text.codec import Codec
 from ..text.vocab import EOS, SPECIAL, UNK
@@ -27,7 +26,6 @@ from .engine import Engine, Request
 if TYPE_CHECKING:
     from ..run.directory import Run
 
-log = logging.getLogger("mtcli")
 
 MANIFEST = "export.json"
 LARGEST_MANIFEST = 1 << 20  # bytes

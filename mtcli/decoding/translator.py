@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import config as configs
 from ..config import Decoding
-from ..support.errors import UserError
+from ..support.errors import UserError, log
 from ..text import codec
 from ..text.codec import Codec
 from ..text.tokenizers import SPACE
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..text.corpus import Pair
 
-log = logging.getLogger("mtcli")
 
 POOL_LINES = 2048  # that are sorted by length together; the memory that a file takes
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -30,11 +29,9 @@ from torch import Tensor, nn
 from .. import config as configs
 from ..config import Config
 from ..support import files
-from ..support.errors import UserError
+from ..support.errors import UserError, log
 from . import checkpoint as checkpoints
 from .checkpoint import LARGEST_JSON, Checkpoint, Damaged
-
-log = logging.getLogger("mtcli")
 
 LARGEST_YAML = 1 << 20  # bytes, like all of these: more than an honest file of its kind ever has
 LARGEST_TOKENIZER = 64 << 20

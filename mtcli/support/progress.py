@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import Any
 
 from tqdm import tqdm
 
 from . import distributed
-
-log = logging.getLogger("mtcli")
+from .errors import log
 
 
 class Bar:

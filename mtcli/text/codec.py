@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,9 @@ from tempfile import TemporaryDirectory
 
 from ..config import Config, Subwords
 from ..config.schema import OneTokenizer
-from ..support.errors import UserError
+from ..support.errors import UserError, log
 from .tokenizers import TOKENIZERS, Tokenizer
 from .vocab import EOS, UNK, Vocabulary
-
-log = logging.getLogger("mtcli")
 
 # Tokens; with more, embeddings and softmax cost more than the rest of a small model.
 LARGE_VOCABULARY = 50_000

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 import os
 import select
 import stat
@@ -20,9 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..config import TSV, Plain, files_of, name_of
-from ..support.errors import UserError
-
-log = logging.getLogger("mtcli")
+from ..support.errors import UserError, log
 
 
 class Pair(NamedTuple):

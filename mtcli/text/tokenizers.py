@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +15,9 @@ from typing import Generic, TypeVar
 import sentencepiece
 
 from ..config import Characters, Subwords, Words
-from ..support.errors import UserError
+from ..support.errors import UserError, log
 from .segmentation import BPEDropout, UnigramSampling
 from .vocab import BOS, EOS, PAD, SPECIAL, UNK
-
-log = logging.getLogger("mtcli")
 
 # Scripts without spaces between words: Chinese and Japanese; and these, Thai, Lao, Tibetan, Burmese and Khmer.
 IDEOGRAPHS = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,12 +31,10 @@ from tqdm import tqdm
 
 from ..config import TSV, Plain, files_of, name_of
 from ..support import files
-from ..support.errors import UserError
+from ..support.errors import UserError, log
 from ..support.processes import Pool
 from ..text.codec import Codec, fingerprint
 from ..text.corpus import Pair, count_lines, read_pairs
-
-log = logging.getLogger("mtcli")
 
 FORMAT = 1  # to be raised when the same key would mean other files
 CHUNK = 2000  # pairs that are encoded together

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -11,11 +10,9 @@ from typing import Any, NamedTuple
 
 from .. import config as configs
 from ..config import TSV, Characters, Config, Plain, Subwords, Transformer, Words, files_of
-from ..support.errors import UserError
+from ..support.errors import UserError, log
 from ..text.corpus import count_lines, read_pairs
 from ..text.tokenizers import UNSPACED
-
-log = logging.getLogger("mtcli")
 
 
 class Size(NamedTuple):

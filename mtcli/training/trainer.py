@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from contextlib import closing, suppress
@@ -26,7 +25,7 @@ from ..models.loss import cross_entropy
 from ..run.checkpoint import load_into, to_tensors
 from ..run.directory import Run
 from ..support import devices, distributed
-from ..support.errors import UserError
+from ..support.errors import UserError, log
 from ..support.progress import Bar
 from ..support.signals import Interrupted, Signals
 from ..text import corpus
@@ -36,8 +35,6 @@ from .logbook import Logbook
 from .plan import MicroBatch, Plan
 from .state import Progress, Tally, load_optimizers, optimizer_tensors
 from .validation import answer_share, merge
-
-log = logging.getLogger("mtcli")
 
 # Updates between two points where several processes agree on whether to stop or to save.
 SYNCHRONIZE_EVERY = {"cpu": 1, "cuda": 10}
