@@ -19,7 +19,7 @@ from .base import Maps, Memory, Rows, Seq2Seq, State
 from .layers import Dropout, Embedding, Linear
 from .positions import POSITIONS, Rotation
 
-CHUNK = 16  # positions by which a cache grows; softmax over fewer is slow on the CPU
+CHUNK = 16  # positions by which a cache grows
 
 
 @dataclass
@@ -30,21 +30,19 @@ class KVCache(Rows):
     values: Tensor
     length: int = 0
 
-    def append(self, keys: Tensor, values: Tensor) -> None:
-        """Add one position, (R, G, 1, D)."""
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add one position, (R, G, 1, D). Returns all keys and values, (R, G, length, D)."""
         if torch.compiler.is_compiling():  # a graph, for ONNX, has no room to spare
-            self.keys, self.values = (
-                torch.cat((self.keys, keys), 2),
-                torch.cat((self.values, values), 2),
-            )
-        else:
-            if self.length == self.keys.shape[2]:
-                self.keys, self.values = (
-                    F.pad(each, (0, 0, 0, CHUNK)) for each in (self.keys, self.values)
-                )
-            self.keys.narrow(2, self.length, 1).copy_(keys)
-            self.values.narrow(2, self.length, 1).copy_(values)
+            self.keys = torch.cat((self.keys, keys), 2)
+            self.values = torch.cat((self.values, values), 2)
+            return self.keys, self.values
+        if self.length == self.keys.shape[2]:
+            self.keys = F.pad(self.keys, (0, 0, 0, CHUNK))
+            self.values = F.pad(self.values, (0, 0, 0, CHUNK))
+        self.keys.narrow(2, self.length, 1).copy_(keys)
+        self.values.narrow(2, self.length, 1).copy_(values)
         self.length += 1
+        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
 
 @dataclass
@@ -135,12 +133,8 @@ class TransformerSeq2Seq(Seq2Seq):
         self, tokens: Tensor, state: State, memory: Memory, maps: Maps | None = None
     ) -> tuple[Tensor, TransformerState]:
         assert isinstance(state, TransformerState)
-        position, past = state.position, None
-        if not torch.compiler.is_compiling():
-            room = -(-(position + 1) // CHUNK) * CHUNK
-            past = torch.arange(room, device=tokens.device)[None] <= position
-        states = self._decode(tokens[:, None], position, past, memory, state.caches, maps)
-        return self.project(states[:, 0]), TransformerState(position + 1, state.caches)
+        states = self._decode(tokens[:, None], state.position, None, memory, state.caches, maps)
+        return self.project(states[:, 0]), TransformerState(state.position + 1, state.caches)
 
     def _decode(
         self,
@@ -153,7 +147,7 @@ class TransformerSeq2Seq(Seq2Seq):
     ) -> Tensor:
         """tokens (R, T) at positions from ``start`` -> states (R, T, H).
 
-        past: which positions each one sees of its own target, (T, T), or of the caches, (1, C).
+        past: which positions each one sees of its own target, (T, T); None, with caches: all.
         """
         assert isinstance(memory, TransformerMemory)
         x = self._embed(self.target_embedding, tokens, start)
@@ -352,8 +346,7 @@ class SelfAttention(MultiHeadAttention):
         if rotation is not None:
             query, keys = rotation(query), rotation(keys)
         if cache is not None:
-            cache.append(keys, values)
-            keys, values = cache.keys, cache.values
+            keys, values = cache.append(keys, values)
         return self.attend(query, keys, values, bias, maps)
 
 
