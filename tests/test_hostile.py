@@ -285,8 +285,8 @@ def test_what_stands_where_a_file_should_be(work, capfd):
         for command in (["translate", "abc"], ["eval", "--metrics", "chrf"]):
             done = mtcli(*command, *tiny_run, "--output", output)
             assert done.status == 1 and output in done.stderr, command
-    for text in ("\udc80", "a\udfffb"):
-        done = mtcli("translate", *tiny_run, text)
+    for words in (["\udc80"], ["a\udfffb"], ["a", "--prefix", "\udc80", "--output", "out"]):
+        done = mtcli("translate", *tiny_run, *words)
         assert done.status == 1 and done.stdout == b"" and "is not UTF-8" in done.stderr
     assert capfd.readouterr().out == ""
 
