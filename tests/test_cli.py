@@ -203,13 +203,13 @@ def test_sigterm_saves_and_the_same_command_continues(folder):
     assert f"continuing from update {saved:,}" in again and f"{saved + 2:,} updates" in again
 
 
-def test_prompt_on_a_terminal_translates_typed_lines(folder):
-    """A person types two sentences and ends with an empty line."""
+def typed(folder: Path, *options: str) -> bytes:
+    """What a terminal shows where a person types two sentences and ends with an empty line."""
     pty = pytest.importorskip("pty")
     master, slave = pty.openpty()
     environment = {**ENVIRONMENT, "XDG_STATE_HOME": str(folder / "state"), "TERM": "dumb"}
     process = subprocess.Popen(
-        python_mtcli("translate"),
+        python_mtcli("translate", *options),
         cwd=folder,
         stdin=slave,
         stdout=slave,
@@ -228,10 +228,17 @@ def test_prompt_on_a_terminal_translates_typed_lines(folder):
     assert process.wait() == 0
     os.close(master)
     process.stderr.close()
+    return shown
+
+
+def test_prompt_on_a_terminal_translates_typed_lines(folder):
+    shown = typed(folder)
     assert shown.count(b"> ") >= 3
     expected = lines(mtcli(folder, "translate", "abc", "fed"))
     assert all(text.encode() in shown for text in expected)
     assert "abc\nfed" in (folder / "state/mtcli_history").read_text()
+    typed(folder, "--output", "typed.txt")
+    assert (folder / "typed.txt").read_text(encoding="utf-8").splitlines() == expected
 
 
 @pytest.mark.parametrize(
