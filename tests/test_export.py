@@ -226,8 +226,8 @@ def test_a_sentence_beyond_the_learned_positions_is_refused_or_cut(tmp_path):
 @pytest.mark.parametrize("quantization", ["int8", "int16", "float16", "bfloat16"])
 def test_quantized_models_are_smaller_and_close(three, tmp_path, quantization):
     ours, _, plain = three
-    made = export(Run(plain.parent / "run"), tmp_path / "out", "ctranslate2", quantization)
-    assert 0 < made.parity.mean_difference <= exports.TOLERANCE[quantization]
+    parity = export(Run(plain.parent / "run"), tmp_path / "out", "ctranslate2", quantization)
+    assert 0 < parity.mean_difference <= exports.TOLERANCE[quantization]
     assert (tmp_path / "out/model.bin").stat().st_size < 0.9 * (plain / "model.bin").stat().st_size
     assert Translator.load(tmp_path / "out", "cpu").translate(["abc"])[0].text is not None
 
@@ -295,7 +295,7 @@ def test_unknown_keys_in_the_config_of_an_export_are_ignored_with_a_warning(
 def test_without_the_validation_files_random_tokens_are_compared(tmp_path, caplog):
     run = make_run(tmp_path, {})
     (tmp_path / "validation.tsv").unlink()
-    assert export(run, tmp_path / "out", "ctranslate2").parity.sentences == 100
+    assert export(run, tmp_path / "out", "ctranslate2").sentences == 100
     assert "random tokens" in caplog.text
 
 

@@ -26,12 +26,12 @@ def export(
 
     devices.prepare("cpu", threads)
     origin = Run.open(run) if run else Run.latest()
-    written = exported.export(origin, output, format, quantization, threads)
-    parity = written.parity
+    parity = exported.export(origin, output, format, quantization, threads)
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     print(
-        f"{written.path}: {format}, {written.bytes / 1e6:.1f} MB. Log-probabilities of "
+        f"{output}: {format}, {size / 1e6:.1f} MB. Log-probabilities of "
         f"{parity.tokens:,} tokens, computed in {parity.computed_in}, differ by "
         f"{parity.mean_difference:.2g} on average, {parity.largest_difference:.2g} at most; "
         f"greedy translations of {parity.greedy_equal} of {parity.sentences} sentences are the same."
     )
-    log.info(f"next: mtcli translate --run {written.path}")
+    log.info(f"next: mtcli translate --run {output}")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,9 @@ from ..config import Config, Transformer
 from ..support.errors import UserError, require
 from ..text.codec import Codec
 from ..text.vocab import BOS, EOS, PAD, SPECIAL
-from .engine import Engine, Hypothesis, Request
+from .engine import Engine, Hypothesis, Ids, Request
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..models.base import Seq2Seq
 
 PAIRS_AT_ONCE = 32  # scored at once: the logits of more do not fit into a processor's caches
@@ -145,9 +144,7 @@ class CTranslate2Engine(Engine):
                 ]
         return found
 
-    def score(
-        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
+    def score(self, sources: Ids, targets: Ids) -> list[list[float]]:
         results = self.translator.score_batch(
             list(map(self.source.decode, sources)),
             list(map(self.target.decode, targets)),
@@ -156,9 +153,7 @@ class CTranslate2Engine(Engine):
         )
         return [list(result.log_probs) for result in results]
 
-    def _attention(
-        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
-    ) -> list[list[list[float]]]:
+    def _attention(self, sources: Ids, targets: Ids) -> list[list[list[float]]]:
         """Of each pair, a row for each target id and a column for each source id, EOS included."""
         results = self.translator.translate_batch(
             list(map(self.source.decode, sources)),
@@ -185,6 +180,7 @@ def write(
     from ..models.transformer import TransformerSeq2Seq
 
     specs, form = require("ctranslate2.specs", "export"), config.model
+    model = copy.deepcopy(model)  # quantization writes into the tensors
     assert isinstance(model, TransformerSeq2Seq) and isinstance(form, Transformer)
     activations = {"relu": "RELU", "gelu": "GELU", "swiglu": "SWISH"}
     options = {
@@ -203,13 +199,13 @@ def write(
     decoder = stacks.TransformerDecoderSpec(form.decoder_layers, form.heads, **options)
     spec = specs.TransformerSpec(encoder, decoder)
 
-    encoder.embeddings[0].weight = _array(model.source_embedding.weight)
-    decoder.embeddings.weight = _array(model.target_embedding.weight)
+    encoder.embeddings[0].weight = model.source_embedding.weight
+    decoder.embeddings.weight = model.target_embedding.weight
     rows = table_positions(config) or 0
     table = model.positions.table(0, rows, model.source_embedding.weight)
     if table is not None:
         for part in (encoder, decoder):
-            part.position_encodings.encodings = _array(table)
+            part.position_encodings.encodings = table
     ours: Any
     for layer, ours in zip(encoder.layer, model.encoder):
         _put_attention(layer.self_attention, ours.self_attention, ours.around_attention.norm)
@@ -234,19 +230,14 @@ def write(
     spec.save(str(folder))
 
 
-def _array(tensor: Tensor) -> Any:
-    """A copy as a NumPy array: quantization writes into it."""
-    return tensor.detach().float().cpu().numpy().copy()
-
-
 def _put_linear(spec: Any, ours: Any) -> None:
-    spec.weight, spec.bias = _array(ours.weight), _array(ours.bias)
+    spec.weight, spec.bias = ours.weight, ours.bias
 
 
 def _put_norm(spec: Any, norm: Any) -> None:
-    spec.gamma = _array(norm.weight)
+    spec.gamma = norm.weight
     if getattr(norm, "bias", None) is not None:  # an RMSNorm has none
-        spec.beta = _array(norm.bias)
+        spec.beta = norm.bias
 
 
 def _put_attention(spec: Any, ours: Any, norm: Any) -> None:
@@ -262,7 +253,7 @@ def _put_feed_forward(spec: Any, ours: Any, norm: Any) -> None:
     parts = [spec.linear_0, spec.linear_0_noact] if ours.gated else [spec.linear_0]
     weights, biases = (each.chunk(len(parts)) for each in (ours.inner.weight, ours.inner.bias))
     for part, weight, bias in zip(parts, weights, biases):
-        part.weight, part.bias = _array(weight), _array(bias)
+        part.weight, part.bias = weight, bias
     _put_linear(spec.linear_1, ours.outer)
 
 

@@ -10,6 +10,8 @@ from typing import Protocol
 from ..config import Decoding
 from ..support.errors import UserError
 
+Ids = Sequence[Sequence[int]]  # of sentences, EOS included
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -83,8 +85,6 @@ class Engine(Protocol):
         """`search` of every request, in order."""
         return map(self.search, requests)
 
-    def score(
-        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
+    def score(self, sources: Ids, targets: Ids) -> list[list[float]]:
         """Log-probability of every id of each target (EOS included), all pairs as one batch."""
         ...

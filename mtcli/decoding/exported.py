@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 
 MANIFEST = "export.json"
-LARGEST_MANIFEST = 1 << 20  # bytes
 PACKAGES = {"ctranslate2": ("ctranslate2",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 # How far a token's log-probability may be from our model's, by quantization: at most without any,
 # else on average.
@@ -51,15 +50,6 @@ class Parity:
     computed_in: str  # the number type that the engine used, since processors lack some
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What was written."""
-
-    path: Path
-    bytes: int
-    parity: Parity
-
-
 def is_exported(path: Path) -> bool:
     """Whether a directory was made by `mtcli export`."""
     return (path / MANIFEST).is_file()
@@ -70,7 +60,7 @@ def load_engine(
 ) -> Engine:
     """What runs an exported model; CTranslate2 does so without torch. Raises UserError."""
     file = path / MANIFEST
-    manifest = files.parse_json(files.read_file(file, LARGEST_MANIFEST), file)
+    manifest = files.read_json(file)
     if manifest.get("format") not in PACKAGES:
         raise UserError(f"{file} does not name its format, which is one of {', '.join(PACKAGES)}.")
     if manifest["format"] == "ctranslate2":
@@ -86,7 +76,7 @@ def load_engine(
 
 def export(
     run: Run, output: Path, format: str, quantization: str = "none", threads: int | None = None
-) -> Exported:
+) -> Parity:
     """Write the best checkpoint of a run to `output`; an export that is there is replaced.
 
     Raises UserError where the engine cannot run such a model or computes something else: then
@@ -103,33 +93,30 @@ def export(
     sizes = [len(side.vocabulary) for side in codecs]
     ours = TorchEngine.load([run], sizes, torch.device("cpu"))
     theirs: Engine
-    with files.user_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with files.new_directory(output, replace=True) as folder:
-            (folder / "tokenizer").mkdir()
-            (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
-            codec.save(folder / "tokenizer", *codecs)
-            if format == "ctranslate2":
-                ctranslate2.write(ours.model, config, codecs, quantization, folder)
-                theirs = CTranslate2Engine(folder, config, codecs, quantization, "cpu", threads)
-                usage = ctranslate2.usage(config)
-            else:
-                onnx.write(ours.model, folder)
-                theirs = onnx.load_engine(folder, config, "cpu", threads)
-                usage = onnx.USAGE
-            readme = (
-                f"A translator, {config.data.source_language or 'source'} to "
-                f"{config.data.target_language or 'target'}, exported by mtcli, which runs it: "
-                f"`mtcli translate --run DIRECTORY`.\n{usage}"
-            )
-            (folder / "README.md").write_text(readme, encoding="utf-8")
-            parity = _compare(ours, theirs, _sample(config, codecs, ours.max_positions))
-            _judge(parity, quantization)
-            made = {"format": format, "quantization": quantization, "run": run.path.resolve().name}
-            manifest = json.dumps({**made, "parity": asdict(parity)}, indent=1)
-            (folder / MANIFEST).write_text(f"{manifest}\n", encoding="utf-8")
-            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return Exported(output, size, parity)
+    with files.user_errors(output), files.new_directory(output, replace=True) as folder:
+        (folder / "tokenizer").mkdir()
+        (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
+        codec.save(folder / "tokenizer", *codecs)
+        if format == "ctranslate2":
+            ctranslate2.write(ours.model, config, codecs, quantization, folder)
+            theirs = CTranslate2Engine(folder, config, codecs, quantization, "cpu", threads)
+            usage = ctranslate2.usage(config)
+        else:
+            onnx.write(ours.model, folder)
+            theirs = onnx.load_engine(folder, config, "cpu", threads)
+            usage = onnx.USAGE
+        readme = (
+            f"A translator, {config.data.source_language or 'source'} to "
+            f"{config.data.target_language or 'target'}, exported by mtcli, which runs it: "
+            f"`mtcli translate --run DIRECTORY`.\n{usage}"
+        )
+        (folder / "README.md").write_text(readme, encoding="utf-8")
+        parity = _compare(ours, theirs, _sample(config, codecs, ours.max_positions))
+        _judge(parity, quantization)
+        made = {"format": format, "quantization": quantization, "run": run.path.resolve().name}
+        manifest = json.dumps({**made, "parity": asdict(parity)}, indent=1)
+        (folder / MANIFEST).write_text(f"{manifest}\n", encoding="utf-8")
+    return parity
 
 
 def _refuse(config: Config, format: str, quantization: str, output: Path) -> None:

@@ -22,7 +22,7 @@ from ..support import devices
 from ..support.errors import UserError
 from ..support.processes import Pool, can_fork
 from ..text.vocab import BOS, EOS, PAD, UNK
-from .engine import Hypothesis, Request
+from .engine import Hypothesis, Ids, Request
 from .search import SearchOptions, search
 
 MOST_PROCESSES = 16  # that translate a file: with more, each has too few of some thousand lines
@@ -190,7 +190,7 @@ class TorchEngine:
         )
 
     def _with_attention(
-        self, sources: Sequence[Sequence[int]], found: list[list[Hypothesis]]
+        self, sources: Ids, found: list[list[Hypothesis]]
     ) -> list[list[Hypothesis]]:
         """The hypotheses with what each of their tokens looked at, by teacher forcing."""
         done: list[list[Hypothesis]] = [[] for _ in found]
@@ -209,9 +209,7 @@ class TorchEngine:
                 done[row].append(replace(found[row][rank], attention=table))
         return done
 
-    def score(
-        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
+    def score(self, sources: Ids, targets: Ids) -> list[list[float]]:
         """Log-probability of every id of each target, which ends in EOS (forced decoding)."""
         batch = padded_batch(Sequences.of(sources), Sequences.of(targets)).to(self.device)
         devices.choose_products(self.device, batch.source.numel())

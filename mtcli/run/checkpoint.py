@@ -22,7 +22,6 @@ STATE = "state.json"
 MANIFEST = "manifest.json"  # size and SHA-256 of the others
 FILES = (MODEL, TENSORS, STATE)
 
-LARGEST_JSON = 10 << 20  # bytes, more than an honest file ever has
 MOST_DIFFERENCES = 5  # shown when a model does not fit
 
 
@@ -43,7 +42,7 @@ class Checkpoint:
 def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the files of a checkpoint into an empty directory. Its ``state`` is finite JSON. Raises OSError."""
     state = json.dumps(checkpoint.state, allow_nan=False).encode()
-    assert len(state) <= LARGEST_JSON
+    assert len(state) <= files.LARGEST_JSON
     manifest = {}
     for name, content in ((MODEL, checkpoint.model), (TENSORS, checkpoint.tensors), (STATE, state)):
         if isinstance(content, dict):
@@ -59,7 +58,7 @@ def verify(folder: Path, names: tuple[str, ...] = FILES) -> None:
     """Raises Damaged unless these files of the checkpoint are those that were written."""
     try:
         files.refuse_link(folder)
-        manifest = _read_json(folder / MANIFEST)
+        manifest = files.read_json(folder / MANIFEST)
         sums: Any = manifest.get("files")
         known = isinstance(sums, dict) and set(sums) == set(FILES)
         if not known or manifest.get("update") != int(folder.name):
@@ -87,17 +86,13 @@ def read(folder: Path, training: bool, model: nn.Module | None) -> Checkpoint:
             int(folder.name),
             load_file(folder / MODEL),
             load_file(folder / TENSORS) if training else {},
-            _read_json(folder / STATE) if training else {},
+            files.read_json(folder / STATE) if training else {},
         )
     except Exception as error:  # the library raises many kinds for a hostile file
         raise Damaged(f"{folder} is damaged: {str(error).rstrip('.')}.") from error
     if model is not None:
         check_forms(to_tensors(model), found.model, str(folder / MODEL))
     return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return files.parse_json(files.read_file(path, LARGEST_JSON), path)
 
 
 # -------------------------------------------------------------------------------------------------- modules and tensors

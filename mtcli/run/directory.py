@@ -31,7 +31,7 @@ from ..config import Config
 from ..support import files
 from ..support.errors import UserError, log
 from . import checkpoint as checkpoints
-from .checkpoint import LARGEST_JSON, Checkpoint, Damaged
+from .checkpoint import Checkpoint, Damaged
 
 LARGEST_YAML = 1 << 20  # bytes, like all of these: more than an honest file of its kind ever has
 LARGEST_TOKENIZER = 64 << 20
@@ -272,7 +272,7 @@ class Run:
         path = self.inside("best.json")
         if not os.path.lexists(path):
             return None
-        best = files.parse_json(files.read_file(path, LARGEST_JSON), path)
+        best = files.read_json(path)
         kinds = {name: type(value) for name, value in best.items()}
         if kinds not in ({"update": int, "metric": str, "value": kind} for kind in (int, float)):
             raise UserError(f"{path} does not hold an update, a metric and a value.")

@@ -18,6 +18,7 @@ from .errors import UserError
 
 # Where the system has them: open no link, and do not wait for a writer when opening a named pipe.
 OPEN_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+LARGEST_JSON = 10 << 20  # bytes, more than an honest file ever has
 
 
 @contextmanager
@@ -184,6 +185,11 @@ def read_file(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise UserError(f"{path} is larger than {limit:,} bytes, so it is not what it should be.")
     return data
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError."""
+    return parse_json(read_file(path, LARGEST_JSON), path)
 
 
 def parse_json(data: bytes, place: str | Path) -> dict[str, Any]:

@@ -40,7 +40,6 @@ FORMAT = 1  # to be raised when the same key would mean other files
 CHUNK = 2000  # pairs that are encoded together
 LARGE = 64 << 20  # bytes of text above which starting more processes pays
 MOST_PROCESSES = 16  # one process reads and writes: it cannot feed more
-LARGEST_JSON = 1 << 20  # bytes
 SIDES = ("source", "target")
 
 Codecs = tuple[Codec, Codec]
@@ -100,7 +99,7 @@ def _stamp(path: str) -> list[int]:
 def _digests(memory: Path, corpora: Sequence[Corpus]) -> Digests:
     """For each file its stamp and its SHA-256; it is read only if the stamp is new."""
     try:
-        known = files.parse_json(files.read_file(memory, LARGEST_JSON), memory)
+        known = files.read_json(memory)
     except UserError:
         known = {}
     digests: Digests = {}
@@ -141,7 +140,7 @@ def _open(folder: Path, key: str, codecs: Codecs) -> dict[str, np.ndarray] | Non
     """The files, mapped; None where the key is another or the sizes do not fit together."""
     manifest = folder / "manifest.json"
     try:
-        if files.parse_json(files.read_file(manifest, LARGEST_JSON), manifest).get("key") != key:
+        if files.read_json(manifest).get("key") != key:
             return None
         arrays = {"pairs": _map(folder / "pairs", np.dtype("<i8"))}
         rows = sum(arrays["pairs"].tolist())
