@@ -20,7 +20,6 @@ from ..text import codec, corpus
 from ..text.codec import Codec
 from ..text.vocab import EOS, SPECIAL, UNK
 from . import ctranslate2
-from .ctranslate2 import CTranslate2Engine
 from .engine import Engine, Request
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def load_engine(
         raise UserError(f"{file} does not name its format, which is one of {', '.join(PACKAGES)}.")
     if manifest["format"] == "ctranslate2":
         quantization = str(manifest.get("quantization"))
-        return CTranslate2Engine(path, config, codecs, quantization, device, threads)
+        return ctranslate2.CTranslate2Engine(path, config, codecs, quantization, device, threads)
     from . import onnx
 
     return onnx.load_engine(path, config, device, threads)
@@ -99,7 +98,9 @@ def export(
         codec.save(folder / "tokenizer", *codecs)
         if format == "ctranslate2":
             ctranslate2.write(ours.model, config, codecs, quantization, folder)
-            theirs = CTranslate2Engine(folder, config, codecs, quantization, "cpu", threads)
+            theirs = ctranslate2.CTranslate2Engine(
+                folder, config, codecs, quantization, "cpu", threads
+            )
             usage = ctranslate2.usage(config)
         else:
             onnx.write(ours.model, folder)

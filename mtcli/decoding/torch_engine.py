@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +38,11 @@ def describe(config: Recurrent | Transformer, sizes: Sequence[int]) -> Seq2Seq:
         raise UserError(f"The config describes a model of an impossible size: {error}.") from None
 
 
-def load_model(
-    run: Run, which: Literal["newest", "best"] | int, sizes: Sequence[int]
-) -> tuple[Seq2Seq, int]:
-    """The model of a checkpoint, for inference on the CPU, and its update. What the checkpoint
+def load_model(run: Run, sizes: Sequence[int]) -> tuple[Seq2Seq, int]:
+    """The model of the best checkpoint, for inference on the CPU, and its update. What the checkpoint
     declares is checked against the config before memory of either's size is taken."""
     model = describe(run.config.model, sizes)
-    saved = run.load_checkpoint(which, training=False, model=model)
+    saved = run.load_checkpoint("best", training=False, model=model)
     names = sorted(state := model.state_dict(keep_vars=True), reverse=True)
     first = {id(state[name]): name for name in names}  # under which a tied table was saved
     tensors = {name: saved.model[first[id(each)]] for name, each in state.items()}
@@ -146,7 +143,7 @@ class TorchEngine:
     ) -> TorchEngine:
         """The best checkpoint of each run, whose vocabularies have ``sizes`` tokens; several are an
         ensemble. Raises UserError."""
-        loaded = [load_model(run, "best", sizes) for run in runs]
+        loaded = [load_model(run, sizes) for run in runs]
         models = [model.to(device) for model, _ in loaded]
         autocast, _ = devices.autocast(device, runs[0].config.training.precision)
         names = [f"{run.path.resolve()}, checkpoint {n}" for run, (_, n) in zip(runs, loaded)]
@@ -210,7 +207,6 @@ class TorchEngine:
         return done
 
     def score(self, sources: Ids, targets: Ids) -> list[list[float]]:
-        """Log-probability of every id of each target, which ends in EOS (forced decoding)."""
         batch = padded_batch(Sequences.of(sources), Sequences.of(targets)).to(self.device)
         devices.choose_products(self.device, batch.source.numel())
         scores = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, groupby, islice
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -204,7 +204,6 @@ class Translator:
             first_line += len(pool)
 
     def _pool(self, lines: list[str], first_line: int, options: Options) -> Iterator[Translation]:
-        """Translate lines together."""
         by_line = self._pieces(lines, first_line)
         batches = self._batches([piece for parts in by_line for piece in parts], options.request)
         results = self.engine.search_all(request for _, request in batches)
@@ -320,8 +319,8 @@ class Translator:
         A pair longer than any in training is scored; `warn` says with a warning. Raises UserError
         for what is no line of text, or longer than the model has positions.
         """
-        pairs, first = iter(pairs), 1
-        while pool := list(islice(pairs, POOL_LINES)):
+        first = 1
+        for pool in _pools(pairs):
             sources, targets = [], []
             for number, pair in enumerate(pool, first):
                 place = pair[2] if len(pair) > 2 else f"Pair {number}"
@@ -361,11 +360,11 @@ def _same_ids(one: Codec, two: Codec) -> bool:
     return forms[0] == forms[1] and one.vocabulary.tokens == two.vocabulary.tokens
 
 
-def _pools(lines: Iterable[str], ready: Callable[[], bool] | None) -> Iterator[list[str]]:
-    """Lines that are translated together: POOL_LINES, or fewer where the next one is not ready."""
+def _pools(items: Iterable[T], ready: Callable[[], bool] | None = None) -> Iterator[list[T]]:
+    """Lines or pairs that are worked on together: POOL_LINES, or fewer where the next is not ready."""
     pool = []
-    for line in lines:
-        pool.append(line)
+    for item in items:
+        pool.append(item)
         if len(pool) == POOL_LINES or ready and not ready():
             yield pool
             pool = []

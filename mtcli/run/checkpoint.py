@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -24,6 +23,8 @@ FILES = (MODEL, TENSORS, STATE)
 
 MOST_DIFFERENCES = 5  # shown when a model does not fit
 
+Tensors = dict[str, Tensor]  # by name
+
 
 class Damaged(UserError):
     """A checkpoint that must not be used."""
@@ -34,8 +35,8 @@ class Checkpoint:
     """What was saved after an update; ``tensors`` and ``state`` are empty unless read for training."""
 
     update: int
-    model: dict[str, Tensor]
-    tensors: dict[str, Tensor]
+    model: Tensors
+    tensors: Tensors
     state: dict[str, Any]
 
 
@@ -95,10 +96,7 @@ def read(folder: Path, training: bool, model: nn.Module | None) -> Checkpoint:
     return found
 
 
-# -------------------------------------------------------------------------------------------------- modules and tensors
-
-
-def to_tensors(module: nn.Module) -> dict[str, Tensor]:
+def to_tensors(module: nn.Module) -> Tensors:
     """Parameters and persistent buffers by name, not copied; of several names (tied weights) only the first."""
     state = module.state_dict(keep_vars=True)  # keeps tied tensors the same object
     first: dict[int, str] = {}
@@ -107,16 +105,13 @@ def to_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: state[name].detach() for name in first.values()}
 
 
-def load_into(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load_into(module: nn.Module, tensors: Tensors) -> None:
     """Copy what `to_tensors` gave into a module of the same form. UserError where names, shapes or types differ."""
-    own = to_tensors(module)
-    check_forms(own, tensors, "What was saved")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+    check_forms(to_tensors(module), tensors, "What was saved")
+    module.load_state_dict(tensors, strict=False)  # which lack the other names of tied weights
 
 
-def check_forms(expected: dict[str, Tensor], found: dict[str, Tensor], what: str) -> None:
+def check_forms(expected: Tensors, found: Tensors, what: str) -> None:
     """Raises UserError where names, shapes or types of ``found`` differ from those expected."""
     differences = []
     for name in sorted(expected.keys() | found.keys()):

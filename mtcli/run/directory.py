@@ -24,18 +24,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from .. import config as configs
 from ..config import Config
 from ..support import files
 from ..support.errors import UserError, log
 from . import checkpoint as checkpoints
-from .checkpoint import Checkpoint, Damaged
+from .checkpoint import Checkpoint, Damaged, Tensors
 
 LARGEST_YAML = 1 << 20  # bytes, like all of these: more than an honest file of its kind ever has
 LARGEST_TOKENIZER = 64 << 20
 LARGEST_LOG = 256 << 20
+
+Which = Literal["newest", "best"] | int  # checkpoint; a number is an update
 
 
 class Run:
@@ -163,11 +165,7 @@ class Run:
         return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,17}", name))
 
     def save_checkpoint(
-        self,
-        update: int,
-        model: dict[str, Tensor],
-        tensors: dict[str, Tensor],
-        state: dict[str, Any],
+        self, update: int, model: Tensors, tensors: Tensors, state: dict[str, Any]
     ) -> None:
         """Save where training is after ``update``; a checkpoint of the same update is replaced.
 
@@ -191,11 +189,7 @@ class Run:
         self._intact.add(update)
 
     def load_checkpoint(
-        self,
-        which: Literal["newest", "best"] | int,
-        *,
-        training: bool,
-        model: nn.Module | None = None,
+        self, which: Which, *, training: bool, model: nn.Module | None = None
     ) -> Checkpoint:
         """Read an intact checkpoint onto the CPU; without ``training`` only its model.
 

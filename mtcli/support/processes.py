@@ -85,7 +85,6 @@ def can_fork() -> bool:
 
 
 def _start(initializer: Callable[..., None], initargs: tuple[Any, ...]) -> None:
-    """Begin a process of a pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, daemon=True).start()
