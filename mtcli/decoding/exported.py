@@ -91,20 +91,16 @@ def export(
     codecs = codec.load(run.path / "tokenizer", config)
     sizes = [len(side.vocabulary) for side in codecs]
     ours = TorchEngine.load([run], sizes, torch.device("cpu"))
-    theirs: Engine
+    made = {"format": format, "quantization": quantization, "run": run.path.resolve().name}
     with files.user_errors(output), files.new_directory(output, replace=True) as folder:
         (folder / "tokenizer").mkdir()
         (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
         codec.save(folder / "tokenizer", *codecs)
         if format == "ctranslate2":
             ctranslate2.write(ours.model, config, codecs, quantization, folder)
-            theirs = ctranslate2.CTranslate2Engine(
-                folder, config, codecs, quantization, "cpu", threads
-            )
             usage = ctranslate2.usage(config)
         else:
             onnx.write(ours.model, folder)
-            theirs = onnx.load_engine(folder, config, "cpu", threads)
             usage = onnx.USAGE
         readme = (
             f"A translator, {config.data.source_language or 'source'} to "
@@ -112,11 +108,13 @@ def export(
             f"`mtcli translate --run DIRECTORY`.\n{usage}"
         )
         (folder / "README.md").write_text(readme, encoding="utf-8")
+        manifest = folder / MANIFEST
+        manifest.write_text(json.dumps(made), encoding="utf-8")
+        theirs = load_engine(folder, config, codecs, "cpu", threads)
         parity = _compare(ours, theirs, _sample(config, codecs, ours.max_positions))
         _judge(parity, quantization)
-        made = {"format": format, "quantization": quantization, "run": run.path.resolve().name}
-        manifest = json.dumps({**made, "parity": asdict(parity)}, indent=1)
-        (folder / MANIFEST).write_text(f"{manifest}\n", encoding="utf-8")
+        text = json.dumps({**made, "parity": asdict(parity)}, indent=1)
+        manifest.write_text(f"{text}\n", encoding="utf-8")
     return parity
 
 

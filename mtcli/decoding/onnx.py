@@ -181,22 +181,21 @@ def write(model: Seq2Seq, folder: Path) -> None:
         state = model.init_state(memory)
         attends = model.alignment(source, memory.mask, source) is not None
     inputs = {"source": source, "mask": memory.mask}
-    memories = {f"memory.{name}": each for name, each in named_tensors(memory).items()}
+    memories, others = named_tensors(memory, "memory"), named_tensors(other, "memory")
     sizes = {name: {0: "B", 1: "S"} for name in inputs}
-    for (name, one), two in zip(memories.items(), named_tensors(other).values()):
-        varying = [axis for axis in range(1, one.dim()) if one.shape[axis] != two.shape[axis]]
+    for name, one in memories.items():
+        varying = [axis for axis in range(one.dim()) if one.shape[axis] != others[name].shape[axis]]
         sizes[name] = {0: "B", **dict.fromkeys(varying, "S")}
     rows, row_sizes = {"tokens": source[:, 0]}, {"tokens": {0: "B", 1: "K"}}
-    for name, tensor in named_tensors(state).items():
+    for name, tensor in named_tensors(state, "state").items():
         cached = [axis + 1 for axis, size in enumerate(tensor.shape) if size == 0]  # positions
-        rows[f"state.{name}"] = tensor.new_zeros([size or past for size in tensor.shape])
-        row_sizes[f"state.{name}"] = {0: "B", 1: "K", **dict.fromkeys(cached, "C")}
+        rows[name] = tensor.new_zeros([size or past for size in tensor.shape])
+        row_sizes[name] = {0: "B", 1: "K", **dict.fromkeys(cached, "C")}
     states = list(rows)[1:]
     first_sizes = {name: {0: "B"} for name in states}
     outputs = [*memories, *states]
     _write_graph(EncoderGraph(model), inputs, outputs, sizes | first_sizes, folder / "encoder.onnx")
-    example = with_tensors(state, {name.removeprefix("state."): rows[name] for name in states})
-    graph = DecoderGraph(model, example, memory)
+    graph = DecoderGraph(model, with_tensors(state, rows, "state"), memory)
     rows = {name: torch.stack([each] * hypotheses, 1) for name, each in rows.items()}
     outputs = ["logits", *(name.replace("state.", "next.", 1) for name in states)]
     outputs += ["attention"] * attends

@@ -226,13 +226,11 @@ class Run:
         except UserError as error:
             log.warning(f"{error} The newest checkpoint is used instead.")
             return None
-        if best is None:
-            return None
-        if best["update"] not in self.checkpoints():
+        if best and best["update"] not in self.checkpoints():
             log.warning(
                 f"{self.path}: the best checkpoint, {best['update']}, is gone. The newest is used instead."
             )
-        return best["update"]
+        return best["update"] if best else None
 
     def prune(self, keep: int) -> None:
         """Remove all checkpoints but the newest ``keep`` intact ones and the best."""
