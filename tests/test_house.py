@@ -80,6 +80,15 @@ def test_imports_have_no_circles() -> None:
     graphlib.TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_is_over_450_lines_and_no_function_over_60(module: str) -> None:
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert text.count("\n") <= 450
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno is not None and node.end_lineno - node.lineno < 60, node.name
+
+
 def test_imports_are_found_in_relative_and_absolute_form() -> None:
     assert "support.errors" in {imported for _, imported in imports("text.metrics")}
     assert {"models.base", "models.gru"} <= {imported for _, imported in imports("models")}
