@@ -64,14 +64,15 @@ def test_lossless_tokenizers_give_back_the_text(kind, text):
     assert all(tokens) and tokenizer.detokenize(tokens) == text
     assert tokenizer.tokenize_all([text, "", text]) == [tokens, tokenizer.tokenize(""), tokens]
     for _ in range(5):
-        assert tokenizer.detokenize(tokenizer.sample(text)) == text
+        assert tokenizer.detokenize(tokenizer.resample(tokens)) == text
 
 
 @pytest.mark.parametrize("kind", ALGORITHMS)
 @given(text=LINE)
 def test_every_subword_of_a_text_is_in_the_vocabulary(kind, text):
     vocabulary = Vocabulary(SUBWORDS[kind].pieces())
-    for tokens in (SUBWORDS[kind].tokenize(text), SUBWORDS[kind].sample(text)):
+    tokenized = SUBWORDS[kind].tokenize(text)
+    for tokens in (tokenized, SUBWORDS[kind].resample(tokenized)):
         assert vocabulary.decode(vocabulary.encode(tokens)) == tokens
         assert not set(tokens) & set(SPECIAL)
 
@@ -109,7 +110,7 @@ def test_text_is_normalized_before_tokenizing(options, text):
 @pytest.mark.parametrize("kind", ["char", "word", *ALGORITHMS])
 def test_a_lone_surrogate_raises_with_its_place(kind):
     tokenizer = {**LOSSLESS, "word": WordTokenizer(Words())}[kind]
-    for cut in (tokenizer.tokenize, tokenizer.sample, lambda text: tokenizer.tokenize_all([text])):
+    for cut in (tokenizer.tokenize, lambda text: tokenizer.tokenize_all([text])):
         with pytest.raises(
             UserError, match=r"Character 3 of the text is the lone surrogate U\+DC80"
         ):
@@ -174,9 +175,11 @@ def test_learning_is_deterministic_and_silent_and_can_be_saved(algorithm, tmp_pa
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_sampling_varies_and_follows_its_seed(algorithm):
+    tokenized = SUBWORDS[algorithm].tokenize_all(TEXT * 5)
+
     def draw(seed):
         seed_sampling(seed)
-        return [SUBWORDS[algorithm].sample(line) for line in TEXT * 5]
+        return [SUBWORDS[algorithm].resample(tokens) for tokens in tokenized]
 
     first = draw(1)
     assert first == draw(1) != draw(2)
@@ -187,7 +190,7 @@ def test_sampling_varies_and_follows_its_seed(algorithm):
 def test_without_dropout_sampling_equals_tokenizing():
     tokenizer = learnt("bpe")
     assert not tokenizer.samples
-    assert all(tokenizer.sample(line) == tokenizer.tokenize(line) for line in TEXT * 5)
+    assert all(tokenizer.resample(tokens) == tokens for tokens in tokenizer.tokenize_all(TEXT))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -254,10 +257,8 @@ def test_a_damaged_subword_model_raises_or_works(algorithm, tmp_path, data):
         )
     else:
         for line in TEXT:
-            (
-                tokenizer.detokenize(tokenizer.sample(line)),
-                tokenizer.detokenize(tokenizer.tokenize(line)),
-            )
+            tokens = tokenizer.tokenize(line)
+            tokenizer.detokenize(tokenizer.resample(tokens)), tokenizer.detokenize(tokens)
 
 
 def test_a_missing_or_foreign_subword_model_raises_with_its_path(tmp_path):

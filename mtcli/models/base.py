@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -25,46 +26,34 @@ class Rows:
 
     def select(self: SomeRows, rows: Tensor) -> SomeRows:
         """The rows of these indices (repeats allowed)."""
-        return replace(self, **{f.name: _select(getattr(self, f.name), rows) for f in fields(self)})
+        return map_tensors(self, lambda _, tensor: tensor.index_select(0, rows))
 
 
-def _select(value: Any, rows: Tensor) -> Any:
+def map_tensors(value: Any, change: Callable[[str, Tensor], Tensor], name: str = "") -> Any:
+    """The same Rows with every tensor changed, given its name, such as "keys.0"."""
     if isinstance(value, Tensor):
-        return value.index_select(0, rows)
-    if isinstance(value, Rows):
-        return value.select(rows)
-    return [_select(each, rows) for each in value] if isinstance(value, list) else value
-
-
-def named_tensors(value: Any, name: str = "") -> dict[str, Tensor]:
-    """All tensors in Rows, by names such as "keys.0"."""
-    if isinstance(value, Tensor):
-        return {name: value}
-    parts: list[tuple[Any, Any]] = []
-    if isinstance(value, Rows):
-        parts = [(f.name, getattr(value, f.name)) for f in fields(value)]
-    elif isinstance(value, list):
-        parts = list(enumerate(value))
-    return {
-        key: tensor
-        for part, each in parts
-        for key, tensor in named_tensors(each, f"{name}.{part}" if name else str(part)).items()
-    }
-
-
-def with_tensors(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
-    """The same Rows with other tensors, named as by `named_tensors`."""
-    if isinstance(value, Tensor):
-        return tensors[name]
+        return change(name, value)
     prefix = f"{name}." if name else ""
     if isinstance(value, Rows):
-        parts = {f.name: getattr(value, f.name) for f in fields(value)}
+        names = [field.name for field in fields(value)]
         return replace(
-            value, **{k: with_tensors(v, tensors, f"{prefix}{k}") for k, v in parts.items()}
+            value, **{n: map_tensors(getattr(value, n), change, prefix + n) for n in names}
         )
-    if isinstance(value, list):
-        return [with_tensors(v, tensors, f"{prefix}{index}") for index, v in enumerate(value)]
+    if isinstance(value, (list, tuple)):
+        return [map_tensors(each, change, f"{prefix}{n}") for n, each in enumerate(value)]
     return value
+
+
+def named_tensors(value: Any) -> dict[str, Tensor]:
+    """All tensors in Rows, or in lists and tuples of them."""
+    found: dict[str, Tensor] = {}
+    map_tensors(value, found.setdefault)
+    return found
+
+
+def with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The same Rows with other tensors, named as by `named_tensors`."""
+    return map_tensors(value, lambda name, _: tensors[name])
 
 
 @dataclass
@@ -104,7 +93,7 @@ class Seq2Seq(nn.Module):
 
     def project(self, states: Tensor) -> Tensor:
         """Logits of the next token: (…, H) -> (…, V)."""
-        raise NotImplementedError
+        return self.projection(states)
 
     def encode(self, source: Tensor, source_mask: Tensor) -> Memory:
         """source (B, S) ids, source_mask (B, S) bool -> Memory of B sentences."""

@@ -221,9 +221,6 @@ class RecurrentSeq2Seq(Seq2Seq):
         memory = self.encode(source, source_mask)
         return self._decode(target_in, memory.start, memory, maps)[0]
 
-    def project(self, states: Tensor) -> Tensor:
-        return self.projection(states)
-
     def decode_step(
         self, tokens: Tensor, state: State, memory: Memory, maps: Maps | None = None
     ) -> tuple[Tensor, RecurrentState]:

@@ -158,9 +158,6 @@ class TransformerSeq2Seq(Seq2Seq):
             x = layer(x, own, rotation, source, caches[index] if caches else None, maps)
         return self.decoder_norm(x)
 
-    def project(self, states: Tensor) -> Tensor:
-        return self.projection(states)
-
 
 def _bias(visible: Tensor, like: Tensor) -> Tensor:
     """What is added to scores so that only what is visible gets a weight: 0, or -∞."""

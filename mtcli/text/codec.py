@@ -26,14 +26,16 @@ class Codec:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
 
-    def encode(self, text: str, sample: bool = False) -> list[int]:
-        """Ids of ``text``; with ``sample`` of a random segmentation, if the tokenizer has several."""
-        tokens = self.tokenizer.sample(text) if sample else self.tokenizer.tokenize(text)
-        return [*self.vocabulary.encode(tokens), EOS]
+    def encode(self, text: str) -> list[int]:
+        return [*self.vocabulary.encode(self.tokenizer.tokenize(text)), EOS]
 
     def encode_all(self, lines: Sequence[str]) -> list[list[int]]:
         """``encode`` of every line; faster than one by one."""
         return [[*self.vocabulary.encode(each), EOS] for each in self.tokenizer.tokenize_all(lines)]
+
+    def resample(self, ids: Sequence[int]) -> list[int]:
+        """Ids of a random segmentation of the text of ``ids``, if the tokenizer has several."""
+        return [*self.vocabulary.encode(self.tokenizer.resample(self.vocabulary.decode(ids))), EOS]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without PAD, BOS and EOS."""

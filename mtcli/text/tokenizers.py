@@ -29,7 +29,7 @@ Section = TypeVar("Section", Characters, Words, Subwords)
 class Tokenizer(Generic[Section]):
     """Cuts a line of text into tokens that are not empty, and joins tokens to a line of text."""
 
-    samples = False  # whether ``sample`` differs from ``tokenize``
+    samples = False  # whether a text has several segmentations
 
     def __init__(self, config: Section):
         self.config: Section = config
@@ -66,9 +66,9 @@ class Tokenizer(Generic[Section]):
         """``tokenize`` of every line; may use several threads."""
         return [self.tokenize(line) for line in lines]
 
-    def sample(self, text: str) -> list[str]:
-        """A random segmentation of a line (see `seed_sampling`); ``tokenize`` where there is only one."""
-        return self.tokenize(text)
+    def resample(self, tokens: Sequence[str]) -> list[str]:
+        """A random segmentation of the text of ``tokens`` (see `seed_sampling`); they themselves if it has only one."""
+        return list(tokens)
 
     def detokenize(self, tokens: Sequence[str]) -> str:
         """The text of tokens; never fails, whatever a model wrote."""
@@ -141,7 +141,7 @@ _random = Random()
 
 
 def seed_sampling(seed: int) -> None:
-    """Seed the generator of `Tokenizer.sample`: a seed gives the same segmentations in every process."""
+    """Seed the generator of `Tokenizer.resample`: a seed gives the same segmentations in every process."""
     _random.seed(seed)
 
 
@@ -222,15 +222,15 @@ class SubwordTokenizer(Tokenizer[Subwords]):
         texts = [_escape(self.normalize(line)) for line in lines]
         return self.processor.encode(texts, out_type=str)
 
-    def sample(self, text: str) -> list[str]:
+    def resample(self, tokens: Sequence[str]) -> list[str]:
         if not self.samples:
-            return self.tokenize(text)
-        tokens = []
-        for word in _words(_escape(self.normalize(text))):
+            return list(tokens)
+        drawn = []
+        for word in _words(self.processor.decode(list(tokens))):
             for piece in self._segment(word, _random):
                 known = piece in self._scores
-                tokens += [piece] if known else [f"<0x{byte:02X}>" for byte in piece.encode()]
-        return tokens
+                drawn += [piece] if known else [f"<0x{byte:02X}>" for byte in piece.encode()]
+        return drawn
 
     def detokenize(self, tokens: Sequence[str]) -> str:
         text = self.processor.decode(list(tokens)).replace(ESCAPE + "1", SPACE)

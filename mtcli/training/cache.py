@@ -8,7 +8,6 @@
       source.values      ids of all source sentences, end to end, each ending in EOS
       source.starts      where each sentence begins, and at last where the last one ends
       target.…           likewise
-      source.text.…      with subword sampling also the text, in UTF-8, since ids are then drawn at every use
 
 All of it can be deleted at any time. What has another key, or files whose sizes do not fit together, is built again.
 """
@@ -77,14 +76,8 @@ def load(
     return arrays
 
 
-def _columns(codecs: Codecs) -> dict[str, np.dtype]:
-    """What there is a row of for each pair, and the type of its numbers."""
-    columns = {}
-    for name, codec in zip(SIDES, codecs):
-        columns[name] = np.dtype("<u2" if len(codec.vocabulary) <= 1 << 16 else "<u4")
-        if codec.tokenizer.samples:
-            columns[f"{name}.text"] = np.dtype("u1")
-    return columns
+def _dtype(codec: Codec) -> np.dtype:
+    return np.dtype("<u2" if len(codec.vocabulary) <= 1 << 16 else "<u4")
 
 
 # --------------------------------------------------------------------------------------------------- what it is made of
@@ -129,7 +122,7 @@ def _key(corpora: Sequence[Corpus], digests: Digests, codecs: Codecs, max_length
     for corpus in corpora:
         sums = [(digests[p].get("sha256"), "".join(Path(p).suffixes)) for p in files_of(corpus)]
         parts.append((sums, list(corpus.columns) if isinstance(corpus, TSV) else None))
-    text = json.dumps([FORMAT, parts, fingerprint(*codecs), sorted(_columns(codecs)), max_length])
+    text = json.dumps([FORMAT, parts, fingerprint(*codecs), max_length])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -144,9 +137,9 @@ def _open(folder: Path, key: str, codecs: Codecs) -> dict[str, np.ndarray] | Non
             return None
         arrays = {"pairs": _map(folder / "pairs", np.dtype("<i8"))}
         rows = sum(arrays["pairs"].tolist())
-        for name, dtype in _columns(codecs).items():
+        for name, codec in zip(SIDES, codecs):
             starts = arrays[f"{name}.starts"] = _map(folder / f"{name}.starts", np.dtype("<i8"))
-            values = arrays[f"{name}.values"] = _map(folder / f"{name}.values", dtype)
+            values = arrays[f"{name}.values"] = _map(folder / f"{name}.values", _dtype(codec))
             if len(starts) != rows + 1 or starts[-1] != len(values):
                 return None
     except (OSError, ValueError, UserError):
@@ -186,9 +179,7 @@ def _build(
     large = sum(digest["stamp"][0] for digest in digests.values()) > LARGE
     encode = partial(_encode, codecs=codecs, max_length=max_length)
     with ExitStack() as stack:
-        columns = {
-            name: _Column(folder / name, dtype, stack) for name, dtype in _columns(codecs).items()
-        }
+        columns = [_Column(folder / name, _dtype(c), stack) for name, c in zip(SIDES, codecs)]
         bar = stack.enter_context(
             tqdm(desc="encoding", total=total, unit=" pairs", leave=False, disable=quiet)
         )
@@ -205,14 +196,14 @@ def _build(
 
 
 def _add(
-    corpus: Corpus, encode: Encoder, columns: dict[str, _Column], max_length: int, bar: tqdm
+    corpus: Corpus, encode: Encoder, columns: Sequence[_Column], max_length: int, bar: tqdm
 ) -> int:
     """Encode a corpus and add it to the columns. Returns its number of pairs."""
     kept, skipped, first_skipped = 0, 0, ""
     pairs = read_pairs(corpus, skip_blank=True)
     for count, rows, places in encode(iter(lambda: list(islice(pairs, CHUNK)), [])):
-        for name, (values, lengths) in rows.items():
-            columns[name].add(values, lengths)
+        for column, (values, lengths) in zip(columns, rows):
+            column.add(values, lengths)
         kept += count - len(places)
         skipped += len(places)
         first_skipped = first_skipped or next(iter(places), "")
@@ -227,24 +218,19 @@ def _add(
     return kept
 
 
-# Of a chunk: its number of pairs; by column the values and lengths of those that are kept; where the others are.
-Encoded = tuple[int, dict[str, tuple[np.ndarray, np.ndarray]], list[str]]
+# Of a chunk: its number of pairs; by side the values and lengths of those that are kept; where the others are.
+Encoded = tuple[int, list[tuple[np.ndarray, np.ndarray]], list[str]]
 Encoder = Callable[[Iterable[list[Pair]]], Iterator[Encoded]]
 
 
 def _encode(pairs: list[Pair], codecs: Codecs, max_length: int) -> Encoded:
     ids = [codec.encode_all([pair[side] for pair in pairs]) for side, codec in enumerate(codecs)]
     fits = [max(len(source), len(target)) - 1 <= max_length for source, target in zip(*ids)]
-    rows = {}
-    for side, (name, codec) in enumerate(zip(SIDES, codecs)):
-        rows[name] = _flat(compress(ids[side], fits))
-        if codec.tokenizer.samples:
-            rows[f"{name}.text"] = _flat(pair[side].encode() for pair in compress(pairs, fits))
+    rows = [_flat(list(compress(side, fits))) for side in ids]
     return len(pairs), rows, [pair.place for pair, fit in zip(pairs, fits) if not fit]
 
 
-def _flat(rows: Iterable[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    rows = list(rows)
+def _flat(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.array([len(row) for row in rows], np.int64)
     return np.fromiter(chain.from_iterable(rows), np.uint32, int(lengths.sum())), lengths
 

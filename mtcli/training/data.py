@@ -39,8 +39,7 @@ def training_pairs(config: Config) -> Iterator[corpus.Pair]:
 class ParallelData:
     """The pairs of all corpora as ids, each as often as its weight says; ids are kept in files.
 
-    With subword sampling the text is kept too, and segmented again at every use. `cache.load` says
-    which pairs are skipped and what is raised.
+    `cache.load` says which pairs are skipped and what is raised.
     """
 
     def __init__(
@@ -63,23 +62,17 @@ class ParallelData:
 
         self.codecs = codecs
         self.source, self.target = sequences("source"), sequences("target")
-        sides = ("source.text", "target.text")  # UTF-8 bytes, of the sides that are sampled
-        self.texts = [sequences(s) if f"{s}.values" in arrays else None for s in sides]
-        self.samples = any(texts is not None for texts in self.texts)
+        self.samples = any(side.tokenizer.samples for side in codecs)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def batch(self, rows: np.ndarray, sampling_seed: int | None = None) -> Batch:
         """The pairs of ``rows``, padded. A ``sampling_seed`` segments at random those that sample."""
-        if sampling_seed is None or not self.samples:
-            return padded_batch(self.source.take(rows), self.target.take(rows))
-        seed_sampling(sampling_seed)
-        sides = []
-        for ids, texts, side in zip((self.source, self.target), self.texts, self.codecs):
-            if texts is None:
-                sides.append(ids.take(rows))
-            else:
-                lines = (texts[row].tobytes().decode(errors="replace") for row in rows)
-                sides.append(Sequences.of(side.encode(line, sample=True) for line in lines))
+        sides = [self.source.take(rows), self.target.take(rows)]
+        if sampling_seed is not None:
+            seed_sampling(sampling_seed)
+            for number, (ids, side) in enumerate(zip((self.source, self.target), self.codecs)):
+                if side.tokenizer.samples:
+                    sides[number] = Sequences.of(side.resample(ids[row].tolist()) for row in rows)
         return padded_batch(*sides)

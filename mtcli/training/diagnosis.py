@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..models.base import named_tensors
 from ..models.batches import Batch
 from ..support import distributed
 from ..support.errors import UserError
@@ -38,7 +39,7 @@ def find_not_finite(
     found: list[str] = []
 
     def look(name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
-        if not all(bool(tensor.isfinite().all()) for tensor in _tensors(output)):
+        if not all(bool(tensor.isfinite().all()) for tensor in named_tensors(output).values()):
             found.append(f"{name or 'the model'} ({type(module).__name__})")
 
     with ExitStack() as hooks, torch.no_grad():
@@ -64,14 +65,6 @@ def not_finite(
         f"{pairs}\nLower training.optimizer.learning_rate (it is {learning_rate}) or lengthen warm-up, in a new run; "
         "or leave such updates out, in this one: --set training.non_finite=skip."
     )
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, (list, tuple)):
-        for each in output:
-            yield from _tensors(each)
 
 
 def _pairs(batch: Batch, codecs: Sequence[Codec]) -> str:
