@@ -28,17 +28,17 @@ def test_schedules_follow_their_formulas(update, progress):
         (c.Cosine(warmup_updates=100), warm * (1 + math.cos(math.pi * progress)) / 2),
         (c.Plateau(warmup_updates=100), warm),
     ]:
-        assert optim.build_schedule(config).factor(update, progress) == pytest.approx(
+        assert optim.SCHEDULES[config.type](config).factor(update, progress) == pytest.approx(
             expected, abs=1e-12
         )
 
 
 def test_plateau_falls_after_its_patience_and_restores_its_state():
-    schedule = optim.build_schedule(c.Plateau(factor=0.5, patience=1, min_fraction=0.2))
+    schedule = optim.PlateauSchedule(c.Plateau(factor=0.5, patience=1, min_fraction=0.2))
     factors = []
     for better in [True, False, False, True, False, False, False, False]:
         schedule.validated(better)
-        again = optim.build_schedule(schedule.config)
+        again = optim.PlateauSchedule(schedule.config)
         again.state = schedule.state
         schedule = again
         factors.append(schedule.factor(10, 0.5))

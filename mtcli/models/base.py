@@ -113,15 +113,10 @@ class Seq2Seq(nn.Module):
         """
         raise NotImplementedError
 
-    def attention_maps(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Maps:
-        """The weights of every layer and head, by teacher forcing: arguments as of `forward`."""
-        maps: Maps = {}
-        self(source, source_mask, target_in, maps)
-        return maps
-
     def alignment(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor | None:
         """What each position looks at: the mean over heads of the last layer's attention to the
         source, (B, T, S); None for a model without. Arguments as of `forward`."""
-        maps = self.attention_maps(source, source_mask, target_in)
+        maps: Maps = {}
+        self(source, source_mask, target_in, maps)
         cross = [name for name in maps if name.startswith("cross.")]
         return maps[cross[-1]].mean(1) if cross else None

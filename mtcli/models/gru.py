@@ -34,9 +34,6 @@ class GRULayer(MetaFriendly, nn.GRU):
 
     parts = 1  # width of the state in units of H
 
-    def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__(inputs, hidden, batch_first=True)
-
     def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All steps at once: inputs (R, T, I), state (R, W), zeros if None -> outputs (R, T, H), last state (R, W)."""
         if state is not None:
@@ -58,9 +55,6 @@ class LSTMLayer(MetaFriendly, nn.LSTM):
     """A layer of long short-term memory; its state is its output and its cell, in this order. Methods as in GRULayer."""
 
     parts = 2
-
-    def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__(inputs, hidden, batch_first=True)
 
     def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if state is not None:
@@ -92,9 +86,9 @@ class Encoder(nn.Module):
         directions = 2 if config.bidirectional else 1
         inputs = [config.embedding_size] + [config.hidden_size] * (config.encoder_layers - 1)
         cell, hidden = CELLS[config.cell], config.hidden_size // directions
-        self.layers = nn.ModuleList(cell(size, hidden) for size in inputs)
+        self.layers = nn.ModuleList(cell(size, hidden, batch_first=True) for size in inputs)
         self.backward_layers = nn.ModuleList(
-            cell(size, hidden) for size in inputs if config.bidirectional
+            cell(size, hidden, batch_first=True) for size in inputs if config.bidirectional
         )
         self.dropout = Dropout(config.dropout)
 
@@ -165,7 +159,7 @@ class RecurrentSeq2Seq(Seq2Seq):
 
         cell = CELLS[config.cell]
         inputs = [embedding + hidden * into_cell] + [hidden] * (config.decoder_layers - 1)
-        self.layers = nn.ModuleList(cell(size, hidden) for size in inputs)
+        self.layers = nn.ModuleList(cell(size, hidden, batch_first=True) for size in inputs)
         self.parts = cell.parts
         self.bridges = nn.ModuleList(
             Linear(hidden, cell.parts * hidden) for _ in inputs if config.bridge

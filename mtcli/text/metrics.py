@@ -117,18 +117,17 @@ def bleu_tokenizer(target_language: str | None, wanted: str | None = None) -> st
     Where MeCab is not installed, Japanese is cut into characters and Korean is treated like English. Raises UserError
     where ``wanted`` is unknown or cannot run here.
     """
-    if wanted is not None:
-        if problem := _problem(wanted):
-            raise UserError(f"BLEU tokenizer '{wanted}' {problem}")
-        return wanted
-    usual = _usual_tokenizer(target_language)
-    if not (problem := _problem(usual)):
-        return usual
+    name = wanted or _usual_tokenizer(target_language)
+    problem = _problem(name)
+    if not problem:
+        return name
+    if wanted:
+        raise UserError(f"BLEU tokenizer '{wanted}' {problem}")
     log.warning(
-        f"BLEU tokenizer '{usual}', with which published figures for '{target_language}' are computed, {problem}. "
-        f"Using {WITHOUT_MECAB[usual]}."
+        f"BLEU tokenizer '{name}', with which published figures for '{target_language}' are computed, {problem}. "
+        f"Using {WITHOUT_MECAB[name]}."
     )
-    return WITHOUT_MECAB[usual]
+    return WITHOUT_MECAB[name]
 
 
 def _usual_tokenizer(language: str | None) -> str:

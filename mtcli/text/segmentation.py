@@ -40,7 +40,7 @@ class BPEDropout:
         """The pieces, and the number of merges that made them; the one after ``first`` merges is left out."""
         ranks, size = self.ranks, len(word)
         pieces = list(word)  # a piece is where it begins; its other places are ""
-        after, before = list(range(1, size + 1)), list(range(-1, size - 1))
+        before = list(range(-1, size))  # where the piece before begins
         merges = chances = 0
         agenda = [
             (ranks[pair], at) for at in range(size - 1) if (pair := word[at : at + 2]) in ranks
@@ -48,8 +48,8 @@ class BPEDropout:
         heapify(agenda)
         while agenda:
             rank, left = heappop(agenda)
-            right = after[left]
-            merged = pieces[left] + pieces[right] if pieces[left] and right < size else ""
+            right = left + len(pieces[left])
+            merged = pieces[left] + pieces[right] if right < size else ""
             if ranks.get(merged) != rank:
                 continue  # one of the two has become part of another piece
             chances += 1
@@ -57,9 +57,8 @@ class BPEDropout:
                 continue
             merges += 1
             pieces[left], pieces[right] = merged, ""
-            after[left] = following = after[right]
-            if following < size:
-                before[following] = left
+            following = left + len(merged)
+            before[following] = left
             for one, other in ((before[left], left), (left, following)):
                 if one >= 0 and other < size:
                     if (new := ranks.get(pieces[one] + pieces[other])) is not None:
@@ -100,9 +99,8 @@ class UnigramSampling:
 @remember_words
 def _find_starts(sampler: UnigramSampling, word: str) -> list[tuple[list[int], list[float]]]:
     """For each end of a piece: where the piece can start, and the cumulative probabilities of these starts."""
-    totals = [
-        0.0
-    ]  # for each end, the log of the summed probabilities of the segmentations up to it
+    # For each end, the log of the summed probabilities of the segmentations up to it.
+    totals = [0.0]
     found: list[tuple[list[int], list[float]]] = [([], [])]
     for end in range(1, len(word) + 1):
         starts, logs = [], []

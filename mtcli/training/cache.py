@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -174,14 +173,13 @@ def _build(
     folder: Path, corpora: Sequence[Corpus], codecs: Codecs, max_length: int, digests: Digests
 ) -> list[int]:
     """Write the columns in one pass over the corpora. Returns the number of pairs of each."""
-    quiet = not sys.stderr.isatty()
-    total = None if quiet else sum(count_lines(files_of(corpus)[0]) for corpus in corpora)
+    total = sum(count_lines(files_of(corpus)[0]) for corpus in corpora)
     large = sum(digest["stamp"][0] for digest in digests.values()) > LARGE
     encode = partial(_encode, codecs=codecs, max_length=max_length)
     with ExitStack() as stack:
         columns = [_Column(folder / name, _dtype(c), stack) for name, c in zip(SIDES, codecs)]
         bar = stack.enter_context(
-            tqdm(desc="encoding", total=total, unit=" pairs", leave=False, disable=quiet)
+            tqdm(desc="encoding", total=total, unit=" pairs", leave=False, disable=None)
         )
         encode_all: Encoder = partial(map, encode)
         if large and _cores() > 2:

@@ -185,7 +185,3 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "cosine": CosineSchedule,
     "plateau": PlateauSchedule,
 }
-
-
-def build_schedule(config: Any) -> Schedule:
-    return SCHEDULES[config.type](config)

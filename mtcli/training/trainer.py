@@ -76,7 +76,7 @@ class Trainer:
             self._read_data()
         self._build_model()
         self.optimizers = optim.build(self.model, self.settings.optimizer)
-        self.schedule = optim.build_schedule(self.settings.schedule)
+        self.schedule = optim.SCHEDULES[self.settings.schedule.type](self.settings.schedule)
         self.autocast, dtype = devices.autocast(device, self.settings.precision)
         fp16 = dtype is torch.float16
         # Losses are summed, not averaged, so half precision starts from a small scale.
@@ -299,9 +299,7 @@ class Trainer:
         better = progress.compare(value, self.settings.best_by in evaluation.LOWER_IS_BETTER)
         if self._out_of_patience() and self.schedule.ends and not progress.cooling_from:
             progress.cooling_share, progress.cooling_from = self.share_done(), progress.update
-            log.info(
-                "no new best in %d validations: the rate now falls to its end", progress.waited
-            )
+            log.info(f"no new best in {progress.waited} validations: the rate now falls to its end")
         self.schedule.validated(better)
         return better
 
