@@ -385,7 +385,7 @@ def test_registries_hold_what_the_config_names() -> None:
 
 @pytest.mark.parametrize("cell", sorted(options(Recurrent, "cell")))
 def test_a_step_by_hand_is_the_fused_one(cell: str) -> None:
-    layer = CELLS[cell](5, 4).double()
+    layer = CELLS[cell](5, 4, batch_first=True).double()
     inputs, state = (
         torch.randn(3, 6, 5, dtype=torch.float64),
         torch.randn(3, layer.parts * 4, dtype=torch.float64),

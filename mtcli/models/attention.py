@@ -13,9 +13,8 @@ from .layers import Linear
 class Attention(nn.Module):
     """The mean of the values, weighted by the softmax of a score of query and key (Luong et al. 2015, section 3.1).
 
-    The queries of a sentence may be its target positions or its hypotheses: they do not see one another. A new kind
-    is a subclass with a `score` (and `keys`, if it compares with something else than the values), and a line in
-    ATTENTIONS. `size` is H, of queries and values alike.
+    The queries of a sentence may be its target positions or its hypotheses: they do not see one another. `size` is H,
+    of queries and values alike.
     """
 
     def __init__(self, size: int) -> None:

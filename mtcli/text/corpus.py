@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple
 
 from ..config import TSV, Plain, files_of, name_of
 from ..support.errors import UserError, log
+from ..support.files import reason
 
 
 class Pair(NamedTuple):
@@ -49,8 +50,7 @@ def _open(path: str | Path) -> Iterator[BinaryIO]:
         with io.BufferedReader(gzip.open(path)) if zipped else open(path, "rb") as stream:
             yield stream
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read: {reason}.") from None
+        raise UserError(f"{path}: cannot be read: {reason(error)}.") from None
 
 
 def read_stream(stream: Iterable[bytes], name: str) -> Iterator[str]:

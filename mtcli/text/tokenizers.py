@@ -16,6 +16,7 @@ import sentencepiece
 
 from ..config import Characters, Subwords, Words
 from ..support.errors import UserError, log
+from ..support.files import reason
 from .segmentation import BPEDropout, UnigramSampling
 from .vocab import BOS, EOS, PAD, SPECIAL, UNK
 
@@ -207,8 +208,7 @@ class SubwordTokenizer(Tokenizer[Subwords]):
         try:
             return cls(config, _processor(file.read_bytes()))
         except OSError as error:
-            reason = error.strerror
-            raise UserError(f"{file}: the subword model cannot be read: {reason}.") from None
+            raise UserError(f"{file}: the subword model cannot be read: {reason(error)}.") from None
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{file}: not a subword model of ours, or damaged: {error}") from None
 

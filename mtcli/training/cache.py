@@ -103,8 +103,7 @@ def _digests(memory: Path, corpora: Sequence[Corpus]) -> Digests:
                 before = {"stamp": stamp, "sha256": _sha256(path)}
             digests[path] = before
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{path}: cannot be read: {reason}.") from None
+            raise UserError(f"{path}: cannot be read: {files.reason(error)}.") from None
     if digests != known:
         files.replace_file(memory, json.dumps(digests, indent=1).encode())
     return digests
