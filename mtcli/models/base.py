@@ -44,16 +44,16 @@ def map_tensors(value: Any, change: Callable[[str, Tensor], Tensor], name: str =
     return value
 
 
-def named_tensors(value: Any) -> dict[str, Tensor]:
+def named_tensors(value: Any, name: str = "") -> dict[str, Tensor]:
     """All tensors in Rows, or in lists and tuples of them."""
     found: dict[str, Tensor] = {}
-    map_tensors(value, found.setdefault)
+    map_tensors(value, found.setdefault, name)
     return found
 
 
-def with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+def with_tensors(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
     """The same Rows with other tensors, named as by `named_tensors`."""
-    return map_tensors(value, lambda name, _: tensors[name])
+    return map_tensors(value, lambda key, _: tensors[key], name)
 
 
 @dataclass
