@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mtcli.decoding.translator import Translator
+    from mtcli.seeing import Translator
 
 __version__ = "0.1.0"
 __all__ = ["Translator", "__version__"]
@@ -14,7 +14,7 @@ __all__ = ["Translator", "__version__"]
 def __getattr__(name: str) -> Any:
     """`Translator` is imported when it is first asked for."""
     if name == "Translator":
-        from mtcli.decoding.translator import Translator
+        from mtcli.seeing import Translator
 
         return Translator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

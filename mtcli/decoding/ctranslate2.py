@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..config import Config, Transformer
 from ..support.errors import UserError, require
 from ..text.codec import Codec
 from ..text.vocab import BOS, EOS, PAD, SPECIAL
-from .engine import Engine, Hypothesis, Ids, Request
+from .engine import Engine, Hypothesis, Ids, Maps, Request
 
 if TYPE_CHECKING:
     from ..models.base import Seq2Seq
@@ -70,12 +72,17 @@ class CTranslate2Engine(Engine):
         self.max_positions = table_positions(config)
         self.source, self.target = (side.vocabulary for side in codecs)
 
-    def search(self, request: Request) -> list[list[Hypothesis]]:
+    def search(self, request: Request, trail: list[Any] | None = None) -> list[list[Hypothesis]]:
         """As `Engine.search`. Raises UserError for sampling.
 
         CTranslate2 takes one length limit for a batch: sentences that reach their own limit are
         searched again with that.
         """
+        if trail is not None:
+            raise UserError(
+                "CTranslate2 does not show its search. Look at the tree of the run itself, or of an "
+                "export to onnx."
+            )
         if request.decoding.sampling is not None:
             raise UserError(
                 "CTranslate2 draws random numbers that depend on the batch, so --sample cannot be "
@@ -104,9 +111,9 @@ class CTranslate2Engine(Engine):
 
         sources, targets = [request.sources[row] for row, _ in pairs], [ids for _, ids in pairs]
         scores = self.score(sources, targets)
-        attention = self._attention(sources, targets) if request.attention else [None] * len(pairs)
+        tables = self._attention(sources, targets) if request.attention else [None] * len(pairs)
         hypotheses: list[list[Hypothesis]] = [[] for _ in limits]
-        for (row, ids), each, weights in zip(pairs, scores, attention):
+        for (row, ids), each, weights in zip(pairs, scores, tables):
             score = sum(each) / penalty.divisor(len(ids))
             hypotheses[row].append(Hypothesis(ids, sum(each), score, weights))
         return [sorted(each, key=lambda one: -one.score) for each in hypotheses]
@@ -168,6 +175,10 @@ class CTranslate2Engine(Engine):
             [[*row, max(0.0, 1.0 - sum(row))] for row in result.attention[0][: len(target)]]
             for result, target in zip(results, targets)
         ]
+
+    def maps(self, sources: Ids, targets: Ids) -> list[Maps]:
+        tables = self._attention(sources, targets)
+        return [{"cross.mean": np.array(table)[None]} for table in tables]
 
 
 # ------------------------------------------------------------------------------------------ writing

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from ..config import Decoding
 from ..support.errors import UserError
@@ -64,6 +66,25 @@ class Request:
         return limits
 
 
+Maps = dict[str, np.ndarray]
+"""Attention of one pair, (heads, target, source), by the names of `models.base.Maps`."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a model says and looks at while it is made to write a given translation: for each of its
+    ids, EOS included."""
+
+    log_probabilities: list[float]
+    maps: Maps
+    ranks: list[int] | None = None
+    """1: the most probable of all. None, here and below: the engine cannot tell."""
+    entropies: list[float] | None = None
+    """In nats, of all that could come."""
+    best: list[list[tuple[int, float]]] | None = None
+    """The most probable ids and their log-probabilities."""
+
+
 class Engine(Protocol):
     """A model that translates. All methods may be called from several threads at once."""
 
@@ -74,8 +95,10 @@ class Engine(Protocol):
     parallel: int
     """Requests that `search_all` works on at the same time."""
 
-    def search(self, request: Request) -> list[list[Hypothesis]]:
+    def search(self, request: Request, trail: list[Any] | None = None) -> list[list[Hypothesis]]:
         """The `n_best` best hypotheses of each source, best first; fewer only where fewer exist.
+
+        ``trail`` is filled with all steps of the search, where it is given (see `search.Step`).
 
         Raises UserError where the engine cannot do what is asked for.
         """
@@ -88,3 +111,11 @@ class Engine(Protocol):
     def score(self, sources: Ids, targets: Ids) -> list[list[float]]:
         """Log-probability of every id of each target (EOS included), all pairs as one batch."""
         ...
+
+    def maps(self, sources: Ids, targets: Ids) -> list[Maps]:
+        """The attention inside the model for each pair, all as one batch; empty for a model without."""
+        ...
+
+    def inside(self, source: Sequence[int], target: Sequence[int], best: int) -> Inside:
+        """All that can be known of one pair, with the `best` most probable ids of each step."""
+        return Inside(self.score([source], [target])[0], self.maps([source], [target])[0])

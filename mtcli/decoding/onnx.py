@@ -89,7 +89,7 @@ class OnnxModel(Seq2Seq):
         given |= {name: each.unflatten(0, (sentences, -1)) for name, each in rows.items()}
         found = _run(self.step_graph, {name: given[name] for name in self.inputs})
         if maps is not None and "attention" in found:
-            maps["cross.0"] = found["attention"][:, None, None]  # (R, S) -> (R, 1, 1, S)
+            maps["cross.mean"] = found["attention"][:, None, None]  # (R, S) -> (R, 1, 1, S)
         after = [found[name.replace("state.", "next.", 1)] for name in self.state]
         return found["logits"], OnnxState(state.position + 1, after)
 

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from ..config import Recurrent, Transformer
 from ..models import build_model
-from ..models.base import Maps, Memory, Seq2Seq, State
+from ..models.base import Maps, Memory, Seq2Seq, State, mean_attention
 from ..models.batches import Sequences, padded_batch
 from ..run.directory import Run
 from ..support import devices
 from ..support.errors import UserError
 from ..support.processes import Pool, can_fork
 from ..text.vocab import BOS, EOS, PAD, UNK
-from .engine import Hypothesis, Ids, Request
-from .search import SearchOptions, search
+from .engine import Hypothesis, Ids, Inside, Maps as PairMaps, Request
+from .search import SearchOptions, Step, search
 
 MOST_PROCESSES = 16  # that translate a file: with more, each has too few of some thousand lines
 PROJECTED = 1024  # target positions whose logits are held at once when translations are scored
@@ -69,7 +69,15 @@ class Ensemble(Seq2Seq):
     def forward(
         self, source: Tensor, source_mask: Tensor, target_in: Tensor, maps: Maps | None = None
     ) -> Tensor:
-        return torch.cat([member(source, source_mask, target_in) for member in self.members], -1)
+        states, means = [], []
+        for member in self.members:
+            own: Maps | None = None if maps is None else {}
+            states.append(member(source, source_mask, target_in, own))
+            means += [mean_attention(own)] if own else []
+        found = [mean for mean in means if mean is not None]
+        if maps is not None and found:
+            maps["cross.mean"] = torch.stack(found).mean(0).unsqueeze(1)
+        return torch.cat(states, -1)
 
     def project(self, states: Tensor) -> Tensor:
         widths = [member.projection.in_features for member in self.members]
@@ -93,12 +101,6 @@ class Ensemble(Seq2Seq):
         steps = [member.decode_step(tokens, own, source) for member, own, source in triples]
         logits, states = zip(*steps)
         return _mean(logits), EnsembleState(state.position + 1, list(states))
-
-    def alignment(self, source: Tensor, source_mask: Tensor, target_in: Tensor) -> Tensor | None:
-        """The mean over those members that have attention."""
-        found = [member.alignment(source, source_mask, target_in) for member in self.members]
-        parts = [each for each in found if each is not None]
-        return torch.stack(parts).mean(0) if parts else None
 
 
 @dataclass
@@ -158,14 +160,15 @@ class TorchEngine:
             return map(self.search, requests)
         return self.pool.map(_search, requests)
 
-    def search(self, request: Request) -> list[list[Hypothesis]]:
+    def search(self, request: Request, trail: list[Step] | None = None) -> list[list[Hypothesis]]:
+        """As in `Engine`. ``trail`` is filled with all steps and what was pruned, where it is given."""
         ids, mask = (
             torch.from_numpy(x).to(self.device) for x in Sequences.of(request.sources).padded()
         )
-        options = self._options(request)
+        options = replace(self._options(request), keep_pruned=trail is not None)
         devices.choose_products(self.device, len(ids) * max(options.beam_size, options.n_best))
         with torch.inference_mode(), self.autocast():
-            found = search(self.model, self.model.encode(ids, mask), options)
+            found = search(self.model, self.model.encode(ids, mask), options, trail)
         return self._with_attention(request.sources, found) if request.attention else found
 
     def _options(self, request: Request) -> SearchOptions:
@@ -218,6 +221,42 @@ class TorchEngine:
                 log_probs = self.model.project(part).log_softmax(dim=-1, dtype=exact)
                 scores.append(log_probs.gather(1, chosen[:, None])[:, 0])
         return [part.tolist() for part in torch.cat(scores).split([len(ids) for ids in targets])]
+
+    def maps(self, sources: Ids, targets: Ids) -> list[PairMaps]:
+        batch = padded_batch(Sequences.of(sources), Sequences.of(targets)).to(self.device)
+        maps: Maps = {}
+        with torch.inference_mode(), self.autocast():
+            self.model(batch.source, batch.source_mask, batch.target_in, maps)
+        return [
+            _of_pair(maps, row, *map(len, pair)) for row, pair in enumerate(zip(sources, targets))
+        ]
+
+    def inside(self, source: Sequence[int], target: Sequence[int], best: int) -> Inside:
+        batch = padded_batch(Sequences.of([source]), Sequences.of([target])).to(self.device)
+        maps: Maps = {}
+        with torch.inference_mode(), self.autocast():
+            states = self.model(batch.source, batch.source_mask, batch.target_in, maps)[0]
+            exact = torch.promote_types(states.dtype, torch.float32)
+            log_probs = self.model.project(states).log_softmax(-1, dtype=exact)  # (T, V)
+        chosen = log_probs.gather(1, batch.target_out[0][:, None])
+        values, ids = log_probs.topk(min(best, log_probs.shape[1]))
+        return Inside(
+            log_probabilities=chosen[:, 0].tolist(),
+            maps=_of_pair(maps, 0, len(source), len(target)),
+            ranks=((log_probs > chosen).sum(1) + 1).tolist(),
+            entropies=torch.special.entr(log_probs.exp()).sum(1).tolist(),
+            best=[list(zip(*pair)) for pair in zip(ids.tolist(), values.tolist())],
+        )
+
+
+def _of_pair(maps: Maps, row: int, source: int, target: int) -> PairMaps:
+    """The maps of one row of a batch, without the padding behind its source and target ids."""
+    lengths = {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}
+    tables = {}
+    for name, weights in maps.items():
+        rows, columns = lengths[name.split(".")[0]]
+        tables[name] = weights[row, :, :rows, :columns].float().cpu().numpy()
+    return tables
 
 
 # ------------------------------------------------------------------------------ in a process of the pool

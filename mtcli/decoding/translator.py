@@ -17,6 +17,7 @@ from ..text.codec import Codec
 from ..text.tokenizers import SPACE
 from ..text.vocab import EOS, UNK
 from . import exported, pieces
+from .alignment import Head
 from .engine import Engine, Hypothesis, Request
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Translator:
         self.engine, self.codecs, self.config = engine, codecs, config
         self.name = engine.name
         self.max_length = max_length or config.data.max_length
+        self.alignment_head: Head | None = None
+        """That aligns best; None: not known."""
         if engine.max_positions is not None:
             self.max_length = min(self.max_length, engine.max_positions - 1)
 
@@ -324,8 +327,8 @@ class Translator:
             sources, targets = [], []
             for number, pair in enumerate(pool, first):
                 place = pair[2] if len(pair) > 2 else f"Pair {number}"
-                sources.append(self._ids(0, pair[0], place, warn))
-                targets.append(self._ids(1, pair[1], place, warn))
+                sources.append(self.encode(0, pair[0], place, warn))
+                targets.append(self.encode(1, pair[1], place, warn))
             order = sorted(range(len(pool)), key=lambda i: (len(targets[i]), len(sources[i])))
             sizes = [max(map(len, pair)) for pair in zip(sources, targets)]
             scores: dict[int, list[float]] = {}
@@ -335,7 +338,9 @@ class Translator:
             yield from (scores[index] for index in range(len(pool)))
             first += len(pool)
 
-    def _ids(self, side: int, text: str | Sequence[str], place: str, warn: bool) -> list[int]:
+    def encode(
+        self, side: int, text: str | Sequence[str], place: str, warn: bool = True
+    ) -> list[int]:
         """The ids of a pair's source (0) or target (1), EOS included."""
         place = f"{place}: the {('source', 'target')[side]}"
         tokens = self._tokens(side, text, place) if isinstance(text, str) else text

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 Maps = dict[str, Tensor]
-"""Attention weights by name ("cross.0", "encoder.0", "decoder.0": kind and layer), (B, A, T, S)."""
+"""Attention weights by name ("cross.0", "encoder.0", "decoder.0": kind and layer), (B, A, T, S). Where
+nothing else is known: "cross.mean", the mean over heads of the last layer, as one head."""
 
 SomeRows = TypeVar("SomeRows", bound="Rows")
 
@@ -118,5 +119,10 @@ class Seq2Seq(nn.Module):
         source, (B, T, S); None for a model without. Arguments as of `forward`."""
         maps: Maps = {}
         self(source, source_mask, target_in, maps)
-        cross = [name for name in maps if name.startswith("cross.")]
-        return maps[cross[-1]].mean(1) if cross else None
+        return mean_attention(maps)
+
+
+def mean_attention(maps: Maps) -> Tensor | None:
+    """The mean over heads of the last layer's attention to the source, (B, T, S); None: there is none."""
+    cross = [name for name in maps if name.startswith("cross.")]
+    return maps[cross[-1]].mean(1) if cross else None

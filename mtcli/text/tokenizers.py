@@ -23,6 +23,7 @@ from .vocab import BOS, EOS, PAD, SPECIAL, UNK
 # Scripts without spaces between words: Chinese and Japanese; and these, Thai, Lao, Tibetan, Burmese and Khmer.
 IDEOGRAPHS = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 UNSPACED = re.compile(f"[{IDEOGRAPHS}\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]")
+ALONE = re.compile(f"{UNSPACED.pattern[:-1]}\u3001-\u303f\uff01-\uffee]")  # and their punctuation
 
 Section = TypeVar("Section", Characters, Words, Subwords)
 
@@ -74,6 +75,34 @@ class Tokenizer(Generic[Section]):
     def detokenize(self, tokens: Sequence[str]) -> str:
         """The text of tokens; never fails, whatever a model wrote."""
         raise NotImplementedError
+
+    def spelling(self, token: str, before: str) -> str:
+        """What a token adds to the text after the token ``before``, with a space for every space."""
+        return token
+
+    def words(self, tokens: Sequence[str]) -> list[int | None]:
+        """Which word each token belongs to; None: none, as a space at the end.
+
+        A word is what is between two spaces and, in scripts without spaces, each token. The spaces
+        before a word are its own.
+        """
+        found: list[int | None] = []
+        word, last = -1, " "  # the last character
+        for before, token in zip(["", *tokens], tokens):
+            spelt = self.spelling(token, before)
+            if not (text := spelt.strip()):
+                found.append(None)
+                last = " " if spelt else last
+                continue
+            mark = unicodedata.category(text[0])[0] == "M"
+            touches = spelt[0] != " " and last != " "
+            apart = not mark and (ALONE.match(last) or ALONE.match(text[0]))
+            word += not touches or bool(apart)
+            found.append(word)
+            last = spelt[-1]
+        for place in range(len(found) - 2, -1, -1):
+            found[place] = found[place + 1] if found[place] is None else found[place]
+        return found
 
     def pieces(self) -> list[str] | None:
         """All possible tokens, special ones first, where they are known: they are the vocabulary. Else None."""
@@ -130,6 +159,10 @@ class WordTokenizer(Tokenizer[Words]):
     def detokenize(self, tokens: Sequence[str]) -> str:
         text = " ".join(tokens)
         return text.replace(" " + JOINER, "").replace(JOINER + " ", "").replace(JOINER, "")
+
+    def spelling(self, token: str, before: str) -> str:
+        joined = before.endswith(JOINER) or token.startswith(JOINER)
+        return (" " * (not joined)) + token.replace(JOINER, "")
 
 
 SPACE = "\u2581"  # ▁, sentencepiece's sign for a space
@@ -235,6 +268,12 @@ class SubwordTokenizer(Tokenizer[Subwords]):
     def detokenize(self, tokens: Sequence[str]) -> str:
         text = self.processor.decode(list(tokens)).replace(ESCAPE + "1", SPACE)
         return text.replace(ESCAPE + "0", ESCAPE).replace("\n", " ")  # bytes can spell a line end
+
+    def spelling(self, token: str, before: str) -> str:
+        is_byte = re.compile("<0x[0-9A-F]{2}>").fullmatch
+        if is_byte(token):  # of a character whose bytes stay together
+            return "\u0300" if is_byte(before) else "x"
+        return token.replace(SPACE, " ")
 
     def pieces(self) -> list[str]:
         return [self.processor.id_to_piece(id) for id in range(len(self.processor))]
