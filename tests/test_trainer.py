@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtcli import config as configs
 from mtcli.run.checkpoint import to_tensors
@@ -19,6 +20,7 @@ from mtcli.support import devices
 from mtcli.support.errors import UserError
 from mtcli.support.signals import Interrupted
 from mtcli.training import defaults, trainer as training_module
+from mtcli.training.state import optimizer_tensors
 from mtcli.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -227,11 +229,13 @@ def spoil_outputs(job: Trainer, updates: range) -> None:
 
 
 @pytest.mark.parametrize("model", ["gru", "transformer"])
-@pytest.mark.parametrize("each", [True, False])
-def test_not_finite_gradient_stops_training_and_saves_nothing_spoilt(tmp_path, model, each):
-    """Also where only log points and saves are checked, as on a GPU."""
-    job = trainer(tmp_path, model=model)
-    job.checks_each_update = each
+@pytest.mark.parametrize("every", [1, 10])
+def test_not_finite_gradient_stops_training_and_saves_nothing_spoilt(
+    tmp_path, monkeypatch, model, every
+):
+    """Also where the device is looked at only every ten updates and at log points, as on a GPU."""
+    monkeypatch.setitem(training_module.SYNCHRONIZE_EVERY, "cpu", every)
+    job = trainer(tmp_path, model=model, training={"optimizer": "muon"})
     spoil_outputs(job, range(9, 10))
     guilty = job.data.batch(
         job.plan.epoch(9 // job.plan.updates_per_epoch)[9 % job.plan.updates_per_epoch]
@@ -241,14 +245,10 @@ def test_not_finite_gradient_stops_training_and_saves_nothing_spoilt(tmp_path, m
     with pytest.raises(UserError, match=message) as error:
         job.train()
     assert f"  {first}  |||  {first[::-1].upper()}" in str(error.value)
-    assert job.run.checkpoints() == ([7, 9] if each else [7])
-    assert all(
-        tensor.isfinite().all()
-        for tensor in job.run.load_checkpoint("newest", training=True).model.values()
-    )
-    again = trainer(tmp_path, model=model)
+    assert job.run.checkpoints() == [7, 9]
+    again = trainer(tmp_path, model=model, training={"optimizer": "muon"})
     again.train()
-    complete = trainer(tmp_path, "complete", model=model)
+    complete = trainer(tmp_path, "complete", model=model, training={"optimizer": "muon"})
     complete.train()
     assert without_clock(again.run) == without_clock(complete.run)
     for name, tensor in to_tensors(complete.model).items():
@@ -271,6 +271,70 @@ def test_non_finite_skip_leaves_updates_out_and_counts_them(tmp_path):
         math.isfinite(entry["loss"]) and math.isfinite(entry["gradient_norm"]) for entry in entries
     )
     assert all(tensor.isfinite().all() for tensor in to_tensors(job.model).values())
+
+
+def test_an_overflow_of_fp16_leaves_out_the_steps_of_all_optimizers(tmp_path):
+    """Only Muon's matrices get a gradient that is not finite."""
+    training = {"precision": "fp16", "optimizer": "muon", "max_updates": 6}
+    job = trainer(tmp_path, training=training)
+    matrix, seen, update = job.optimizers[0].param_groups[0]["params"][0], [], job._update
+    matrix.register_hook(lambda gradient: gradient * (math.inf if 2 <= len(seen) <= 4 else 1))
+
+    def noted(rows):
+        update(rows)
+        state = to_tensors(job.model) | optimizer_tensors(job.model, job.optimizers)
+        seen.append({name: tensor.clone() for name, tensor in state.items()})
+
+    job._update = noted
+    job.train()
+    for number, (before, after) in enumerate(zip(seen, seen[1:])):
+        changed = [name for name, tensor in after.items() if not torch.equal(tensor, before[name])]
+        assert bool(changed) == (number not in (1, 2, 3))
+        assert all(tensor.isfinite().all() for tensor in after.values())
+    assert job.scaler.get_scale() == 16 / 2**3
+
+
+def test_fp16_that_overflows_at_every_scale_stops_and_names_bf16(tmp_path):
+    job = trainer(tmp_path, training={"precision": "fp16", "max_updates": 100})
+    before = {name: tensor.clone() for name, tensor in to_tensors(job.model).items()}
+    spoil_outputs(job, range(100))
+    with pytest.raises(UserError, match="Update 19: gradients overflow fp16.* to bf16"):
+        job.train()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in to_tensors(job.model).items())
+
+
+READS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique"}
+
+
+class Watched(TorchDispatchMode):
+    """Notes the operations for which the host would have to wait for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        if operation.overloadpacket.__name__ in READS:
+            self.waits.append(str(operation))
+        return operation(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"precision": "fp16"}, {"non_finite": "skip", "micro_batch_tokens": 60}]
+)
+def test_an_update_reads_nothing_from_the_device(tmp_path, optimizer, settings):
+    """With its optimizers, and up to the next log point."""
+    job = trainer(tmp_path, training={"optimizer": optimizer, **settings})
+    with Watched() as watched:
+        for rows in job.plan.epoch(0)[:2]:
+            job._update(rows)
+    assert watched.waits == []
+    with watched:
+        job._check_finite()
+    assert set(watched.waits) == (
+        {"aten._local_scalar_dense.default"} if settings.get("non_finite") is None else set()
+    )
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):

@@ -19,6 +19,7 @@ from .plan import MicroBatch
 
 SHOWN = 3  # pairs of a batch
 SHOWN_CHARACTERS = 200  # of a sentence
+SMALLEST_SCALE = 2.0**-14  # of losses in fp16, which loses small gradients there
 
 
 def is_finite(module: nn.Module) -> bool:
@@ -64,6 +65,15 @@ def not_finite(
         f"Update {update}: the gradient is not finite. Nothing that it spoilt was saved. {cause} The micro-batch:\n"
         f"{pairs}\nLower training.optimizer.learning_rate (it is {learning_rate}) or lengthen warm-up, in a new run; "
         "or leave such updates out, in this one: --set training.non_finite=skip."
+    )
+
+
+def overflows(update: int, scale: float) -> UserError:
+    """What to tell where fp16 overflowed until the scale of the loss was too small."""
+    return UserError(
+        f"Update {update}: gradients overflow fp16 even where losses are scaled by {scale:.1g}, at which small gradients "
+        "become 0. Updates that overflowed were left out, and nothing was spoilt. Set training.precision to bf16, which has "
+        "the range of float32, or to float32, and name a new run with --run; or lower training.optimizer.learning_rate."
     )
 
 

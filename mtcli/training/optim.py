@@ -59,19 +59,27 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Where ``found_inf`` is 1, as PyTorch's fused optimizers have it, nothing changes."""
+        found_inf = getattr(self, "found_inf", None)
         for group in self.param_groups:
             parameters, rate, momentum = group["params"], group["lr"], group["momentum"]
             for p in parameters:
                 if p not in self.state:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            gradients = [p.grad for p in parameters]
+            gradients = torch.stack([p.grad for p in parameters])
             buffers = [self.state[p]["momentum_buffer"] for p in parameters]
-            torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-            updates = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov's
+            taken = 1.0
+            if found_inf is not None:
+                taken = (1 - found_inf).to(gradients)
+                gradients = torch.where(found_inf == 0, gradients, 0)  # 0 * nan would be nan
+            share = (1 - momentum) * taken
+            torch._foreach_mul_(buffers, 1 - share)
+            torch._foreach_add_(buffers, (gradients * share).unbind(0))
+            updates = gradients.lerp_(torch.stack(buffers), momentum)  # Nesterov's
             if group["weight_decay"]:
-                torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
-            orthogonal = orthogonalize(torch.stack(updates))
-            orthogonal.mul_(-rate * 0.2 * math.sqrt(max(parameters[0].shape)))
+                torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"] * taken)
+            orthogonal = orthogonalize(updates)
+            orthogonal.mul_(-rate * 0.2 * math.sqrt(max(parameters[0].shape)) * taken)
             torch._foreach_add_(parameters, orthogonal.unbind(0))
 
 
@@ -94,10 +102,13 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 OPTIMIZERS: dict[str, Callable] = {"adam": _adam, "adamw": _adamw, "muon": _muon}
 
 
+# One pass over all parameters, which can be told on the device to change nothing.
+FUSED = ("cuda", "cpu")
+
+
 def build(model: Seq2Seq, config: c.Adam | c.AdamW | c.Muon) -> list[Optimizer]:
     """Optimizers that together update every parameter once. Each group remembers its ``peak_lr``."""
-    # Fused: one pass over all parameters. The meta device and others have no such code.
-    fused = next(model.parameters()).device.type in ("cuda", "cpu")
+    fused = next(model.parameters()).device.type in FUSED
     options = dict(lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=fused)
     optimizers = OPTIMIZERS[config.type](model, config, options)
     for optimizer in optimizers:
@@ -111,6 +122,19 @@ def set_learning_rate(optimizers: list[Optimizer], factor: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
+
+
+def step(optimizers: list[Optimizer], finite: Tensor) -> None:
+    """A step of every optimizer, or, where ``finite`` (a bool) is false, of none.
+
+    The device decides that by itself; only one without fused optimizers is waited for.
+    """
+    fused = finite.device.type in FUSED
+    if fused or finite:
+        found_inf = (~finite).float() if fused else None
+        for optimizer in optimizers:
+            vars(optimizer)["found_inf"] = found_inf
+            optimizer.step()
 
 
 class Schedule:

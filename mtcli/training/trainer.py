@@ -36,7 +36,8 @@ from .plan import MicroBatch, Plan
 from .state import Progress, Tally, load_optimizers, optimizer_tensors
 from .validation import answer_share, merge
 
-# Updates between two points where several processes agree on whether to stop or to save.
+# Updates between two looks at the device, where numbers that are not finite are found, and between two points where
+# several processes agree on whether to stop or to save.
 SYNCHRONIZE_EVERY = {"cpu": 1, "cuda": 10}
 MICRO_BATCH_TOKENS = 16_384  # the default on a GPU
 
@@ -81,9 +82,9 @@ class Trainer:
         fp16 = dtype is torch.float16
         # Losses are summed, not averaged, so half precision starts from a small scale.
         self.scaler = torch.amp.GradScaler(device.type, init_scale=16.0, enabled=fp16)
-        # Looking at each update's norm makes a GPU wait; there log points and saves do, if they can.
-        skips = self.settings.non_finite == "skip"
-        self.checks_each_update = not fp16 and (device.type == "cpu" or skips)
+        # Whether all updates so far are sound, or where bad ones are skipped, the last one. Read at a look.
+        self.sound = torch.ones((), dtype=torch.bool, device=device)
+        self.skips = fp16 or self.settings.non_finite == "skip"
         engine = TorchEngine(self.model, device, self.autocast)
         self.translator = Translator(engine, self.codecs, config)
         self.progress, self.tally = Progress(), Tally(device)
@@ -169,18 +170,14 @@ class Trainer:
                 self._save()
             raise
         norm = self._finish_gradients(tokens)
-        finite = norm.isfinite()
-        if not self.checks_each_update or finite:
-            with guard():  # optimizers take memory at their first step
-                for optimizer in self.optimizers:
-                    self.scaler.step(optimizer)
-                self.scaler.update()
-        elif self.settings.non_finite == "stop":
-            self._stop_not_finite(progress.update)
+        self.sound = norm.isfinite() if self.skips else norm.isfinite() & self.sound
+        with guard():  # optimizers take memory at their first step
+            optim.step(self.optimizers, self.sound)
+            self.scaler.update()
         progress.update += 1
         progress.index += 1
         progress.seconds += time.perf_counter() - started
-        self.tally.add(sums, norm, tokens, finite)
+        self.tally.add(sums, norm, tokens, self.sound)
 
     def _count_tokens(self, rows: np.ndarray, micro_batches: list[MicroBatch]) -> int:
         """Target tokens of an update, of all processes; sampled segmentations have to be counted."""
@@ -220,8 +217,10 @@ class Trainer:
 
     def _after_update(self, last_of_epoch: bool) -> None:
         progress, settings = self.progress, self.settings
-        often = self.world_size == 1 or settings.max_minutes is not None
-        if progress.update % (1 if often else SYNCHRONIZE_EVERY[self.device.type]) == 0:
+        look = progress.update % SYNCHRONIZE_EVERY[self.device.type] == 0
+        if look:
+            self._check_finite()
+        if look or self.world_size == 1 or settings.max_minutes is not None:
             self._synchronize()
         done = self.share_done()
         self.logbook.advance(done)
@@ -269,6 +268,7 @@ class Trainer:
 
     def _validate(self) -> None:
         """Score the model on the validation data. Where a signal interrupts this, it stays due."""
+        self._check_finite()
         started, progress, settings = time.perf_counter(), self.progress, self.settings
         self.model.eval()
         with suppress(Interrupted), self.signals.interruptible():
@@ -365,27 +365,35 @@ class Trainer:
             log.info(f"continuing from update {progress.update:,}")
 
     def _check_finite(self) -> None:
-        """Raise UserError if an update since the last log point was not finite, where not each is checked."""
-        if not self.checks_each_update and not self.scaler.is_enabled():
-            finite = self.tally.finite_updates()
-            if finite < self.tally.updates:
-                self._stop_not_finite(self.progress.update - self.tally.updates + finite)
+        """Look at the device. Raises UserError at a gradient that is not finite, or at too many that fp16 cannot hold."""
+        if self.scaler.is_enabled():
+            if (scale := self.scaler.get_scale()) < diagnosis.SMALLEST_SCALE:
+                raise diagnosis.overflows(self.progress.update, scale)
+        elif not self.skips and (lost := self.tally.updates - self.tally.finite_updates()):
+            self._stop_not_finite(lost)
 
-    def _stop_not_finite(self, update: int) -> NoReturn:
-        """Save what is sound, and raise UserError that says what was wrong in the step after ``update``."""
+    def _stop_not_finite(self, lost: int) -> NoReturn:
+        """Go back to before the updates that were left out; save; raise UserError that says what was wrong in the first."""
         progress = self.progress
+        progress.update, progress.index = progress.update - lost, progress.index - lost
+        self.tally.updates -= lost
+        if progress.index < 0:
+            progress.epoch, progress.index = (
+                progress.epoch - 1,
+                progress.index + self.plan.updates_per_epoch,
+            )
         if diagnosis.is_finite(self.model):
             if progress.update:
                 self._write_checkpoint()
         elif self.run.checkpoints():  # earlier weights are the best there are to look at
             saved = self.run.load_checkpoint("newest", training=False, model=self.form)
             load_into(self.model, saved.model)
-        index = progress.index - (progress.update - update)
-        rows = self.plan.epoch(progress.epoch if index >= 0 else progress.epoch - 1)[index]
-        reports = distributed.gather_json(self._find_not_finite(rows, update))
+        rows = self.plan.epoch(progress.epoch)[progress.index]
+        reports = distributed.gather_json(self._find_not_finite(rows, progress.update))
         if not self.is_main:
             raise SystemExit(1)  # the main process speaks for all
-        raise diagnosis.not_finite(update + 1, reports, self.settings.optimizer.learning_rate)
+        rate = self.settings.optimizer.learning_rate
+        raise diagnosis.not_finite(progress.update + 1, reports, rate)
 
     def _find_not_finite(self, rows: np.ndarray, update: int) -> tuple[str | None, str]:
         micro_batches = self.plan.micro_batches(rows, update)
