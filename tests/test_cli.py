@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -347,3 +348,89 @@ def test_full_disk_behind_stdout_exits_with_1(folder):
         )
     assert done.returncode == 1
     assert done.stderr.decode().endswith("mtcli: No space left on device.\n")
+
+
+def shell(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
+    """What a command does in a shell script, where it is "$@"."""
+    words = ["sh", "-c", script, "sh", *python_mtcli(*arguments)]
+    done = subprocess.run(
+        words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=100
+    )
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell as on Unix")
+def test_closed_streams_are_no_reason_to_fail_unless_they_are_needed(folder):
+    short = ["--run", "runs/closed", "--set", "training.max_updates=2"]
+    done = shell(folder, 'exec "$@" <&- >&- 2>&-', "train", "--config", "tiny.yaml", *short)
+    assert done.returncode == 0 and (folder / "runs/closed/checkpoints/2").is_dir()
+    for script, words in (('exec "$@" >&-', ["schema"]), ('exec "$@" <&-', ["translate"])):
+        done = shell(folder, script, *words)
+        assert done.returncode == 1 and done.stderr == "mtcli: stdin or stdout is closed.\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on memory that is kept")
+def test_too_little_memory_to_load_pytorch_is_told_in_a_line(folder):
+    done = shell(folder, 'ulimit -v 400000; exec "$@"', "translate", "--run", "runs/tiny", "abc")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "cannot be loaded" in done.stderr and "ulimit -v" in done.stderr
+
+
+ENDLESS = """
+import itertools, os, signal, sys
+from mtcli import cli
+from mtcli.text import tokenizers
+
+number = getattr(signal, sys.argv.pop())
+
+def endless(*_):
+    for count in itertools.count():
+        if count == 1000:
+            os.kill(os.getpid(), number)
+        yield "abc def"
+
+tokenizers._draw = endless
+cli.main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as on Unix")
+@pytest.mark.parametrize(
+    ("name", "status", "told"), [("SIGINT", 130, "Ctrl-C"), ("SIGTERM", 143, "SIGTERM")]
+)
+def test_a_signal_while_the_vocabulary_is_learnt_is_answered_by_a_line(folder, name, status, told):
+    words = ["build-vocab", "--config", "tiny.yaml", "--set", "tokenizer.type=subword"]
+    words += ["--set", "tokenizer.vocabulary_size=300", "--run", f"runs/{name}", name]
+    command = [sys.executable, "-c", ENDLESS, *words]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert done.stderr.split("\n")[1:] == [f"mtcli: stopped by {told}", ""]  # the first: defaults
+
+
+ESCAPES = "a\x1b[31mb\x07\x9b2J\u202e"
+
+
+def test_text_and_paths_are_shown_with_control_characters_made_visible(folder):
+    for name in ("escapes", ESCAPES):
+        (folder / f"{name}.tsv").write_text(f"{ESCAPES}\t{ESCAPES}\n", encoding="utf-8")
+    words = ["--config", "tiny.yaml", "--set", "data.validation=escapes.tsv"]
+    trained = mtcli(folder, "train", *words, "--run", "runs/escapes")
+    table = mtcli(folder, "eval", "--run", "runs/tiny", "--data", f"{ESCAPES}.tsv")
+    missing = mtcli(folder, "eval", "--run", "runs/tiny", "--data", f"no{ESCAPES}", status=1)
+    for shown in (trained.stderr, table.stdout, missing.stderr):
+        assert not set(ESCAPES) & set(shown.decode()) - {*"a[31mb2J"}
+        assert "a\\x1b[31mb\\x07\\x9b2J\\u202e" in shown.decode()
+
+
+def test_hints_are_quoted_for_the_shell(folder):
+    sentence = "-$(touch pwned) `id` \"x\" 'y'"
+    (folder / "shell.tsv").write_text(f"{sentence}\tb\n")
+    tiny.write_config(folder, "a $b.yaml", training={"max_updates": 2})
+    for command, words in (
+        ("build-vocab", ["train", "--config", "a $b.yaml"]),
+        ("train", ["translate", "--run", "runs/a $b", "--", sentence]),
+    ):
+        done = mtcli(folder, command, "--config", "a $b.yaml", "--set", "data.validation=shell.tsv")
+        hint = done.stderr.decode().split("next: ")[1].split("\n")[0]
+        assert shlex.split(hint) == ["mtcli", *words]

@@ -227,7 +227,7 @@ def test_a_signal_stops_a_training_that_waits_for_data(folder, number, status, v
         time.sleep(0.1)
     descriptor = reader_of(folder / "train.tsv", process)
     process.send_signal(number)
-    assert "stopped before anything was saved; to start again: mtcli train" in end(process, status)
+    assert "nothing was saved yet; to start again: mtcli train" in end(process, status)
     os.close(descriptor)
     assert (folder / "run").exists() == vocabulary
 

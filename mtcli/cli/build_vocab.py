@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..support.errors import log
 from .loading import load_config, run_path
 from .options import ConfigOption, NewRunOption, SetOption
-from .tables import print_table
+from .tables import command, print_table
 
 
 def build_vocab(config: ConfigOption, run: NewRunOption = None, settings: SetOption = None) -> None:
@@ -31,4 +31,5 @@ def build_vocab(config: ConfigOption, run: NewRunOption = None, settings: SetOpt
                 shares = f"{unknown:.2%}", f"{1 - unknown:.2%}", f"{found.used:.1%}"
                 rows.append((f"{name}, {part}", *counts, *shares))
     print_table(rows)
-    log.info(f"written to {prepared.path / 'tokenizer'}\nnext: mtcli train --config {config}")
+    following = command("train", "--config", config)
+    log.info(f"written to {prepared.path / 'tokenizer'}\nnext: {following}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer import Option
 
-from ..support.errors import UserError
+from ..support.errors import UserError, visible
 from .loading import given_corpus
 from .options import BeamOption, DeviceOption, JSONOption, RunsOption, ThreadsOption
 from .tables import print_table
@@ -69,7 +69,7 @@ def evaluate(
     if as_json:
         _print_json(result, data_name, beam_size, comparisons)
     else:
-        print(f"{name} on {data_name}: {len(sources):,} sentences, beam {beam_size}")
+        print(visible(f"{name} on {data_name}: {len(sources):,} sentences, beam {beam_size}"))
         _print_tables(result, comparisons)
 
 

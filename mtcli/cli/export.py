@@ -6,8 +6,9 @@ from pathlib import Path
 
 from typer import Option
 
-from ..support.errors import log
+from ..support.errors import log, visible
 from .options import RunOption, ThreadsOption
+from .tables import command
 
 
 def export(
@@ -28,10 +29,11 @@ def export(
     origin = Run.open(run) if run else Run.latest()
     parity = exported.export(origin, output, format, quantization, threads)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-    print(
+    told = (
         f"{output}: {format}, {size / 1e6:.1f} MB. Log-probabilities of "
         f"{parity.tokens:,} tokens, computed in {parity.computed_in}, differ by "
         f"{parity.mean_difference:.2g} on average, {parity.largest_difference:.2g} at most; "
         f"greedy translations of {parity.greedy_equal} of {parity.sentences} sentences are the same."
     )
-    log.info(f"next: mtcli translate --run {output}")
+    print(visible(told))
+    log.info(f"next: {command('translate', '--run', output)}")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
 import signal
 import sys
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, NoReturn
 
 import typer
 
 from .. import __version__
-from ..support.errors import UserError
+from ..support.errors import UserError, is_out_of_memory, visible
+from ..support.signals import Interrupted, Signals
 from .average import average
 from .build_vocab import build_vocab
 from .eval import evaluate
@@ -47,25 +50,88 @@ def main() -> None:
 
     Exit status: 0, 1 (failure), 2 (wrong usage), or 128 + the number of a signal.
     """
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
+    _open_closed_streams()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors=errors)
     try:
-        app()
+        with Signals():
+            _run()
     except UserError as error:
-        print(f"mtcli: {error}", file=sys.stderr)
+        _complain(str(error))
         sys.exit(1)
+    except Interrupted as stop:
+        name = "Ctrl-C" if stop.signal == signal.SIGINT else signal.Signals(stop.signal).name
+        _complain(f"stopped by {name}: {stop.hint}" if stop.hint else f"stopped by {name}")
+        _leave(128 + stop.signal)
     except BrokenPipeError:  # the reader of our output has seen enough
         _drop_stdout()
         sys.exit(128 + SIGPIPE)
     except OSError as error:  # such as a full disk behind stdout
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"mtcli: {place}{error.strerror or error}.", file=sys.stderr)
+        what = f"{error.filename}: " if error.filename else ""
+        closed = "stdin or stdout is closed" if error.errno == errno.EBADF else ""
+        _complain(f"{what}{closed or error.strerror or error}.")
         _drop_stdout()
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    except (ImportError, MemoryError, RuntimeError) as error:
+        if isinstance(error, ImportError):
+            told = (str(error).strip().splitlines() or [repr(error)])[-1].rstrip(".")
+            told = f"a package that mtcli needs cannot be loaded: {told}"
+            advice = "Is it installed, and is there enough memory (ulimit -v)?"
+        elif is_out_of_memory(error):
+            told, advice = "out of memory", "Close other programs, or raise the limit (ulimit -v)."
+        else:
+            raise
+        _complain(f"{told}. {advice}")
+        _leave(1)
+
+
+def _run() -> None:
+    try:
+        app()
+    except SystemExit:
+        sys.stdout.flush()  # here a full disk can still be told
+        raise
+
+
+def _complain(text: str) -> None:
+    print(f"mtcli: {visible(text)}", file=sys.stderr)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+def _open_closed_streams() -> None:
+    """Put something in the place of standard streams that are closed, or files would get their numbers.
+
+    To read from such a stdin or to write to such a stdout is an error; what goes to such a stderr is lost.
+    """
+    streams = (
+        ("stdin", os.O_WRONLY, "r"),
+        ("stdout", os.O_RDONLY, "w"),
+        ("stderr", os.O_WRONLY, "w"),
+    )
+    for number, (name, flags, mode) in enumerate(streams):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, flags)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, mode, closefd=False))
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit at once: threads that are still in C++ code, or half a library, would abort a tidy end."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 def _drop_stdout() -> None:

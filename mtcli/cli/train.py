@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,9 +10,10 @@ from pathlib import Path
 
 from ..support import distributed
 from ..support.errors import UserError, log
-from ..support.signals import Signals
+from ..support.signals import Interrupted, Signals
 from .loading import load_config, run_path
 from .options import ConfigOption, DeviceOption, NewRunOption, SetOption, ThreadsOption
+from .tables import command
 
 
 def train(
@@ -27,7 +27,7 @@ def train(
     if not distributed.is_main():
         log.setLevel(logging.ERROR)  # the main process speaks for all
     path = run_path(config, run)
-    with Signals() as signals, _told_what_is_saved(KeyboardInterrupt, path):
+    with Signals() as signals, _told_what_is_saved(Interrupted, path):
         loaded = load_config(config, settings, path)
         from ..run.directory import Run
         from ..support import devices
@@ -53,7 +53,7 @@ def train(
             log.info(f"{path}: {kind}, {parameters:,} parameters, on {trainer.device}{several}")
             try:
                 trainer.train()
-            except KeyboardInterrupt:  # all processes stop
+            except Interrupted:  # all processes stop
                 distributed.shutdown()
                 raise
         distributed.shutdown()
@@ -61,27 +61,30 @@ def train(
     if best:
         scored = f"best {best['metric']} {best['value']:.4g} at update {best['update']:,}"
     minutes = f"{progress.seconds / 60:.1f} minutes"
+    sentence = trainer.sources[0]
+    words = ["--", sentence] if sentence.startswith("-") else [sentence]
     log.info(
         f"finished: {path}, {progress.update:,} updates in {minutes}; {scored}\n"
-        f'next: mtcli translate --run {path} "{trainer.sources[0]}"\n'
-        f"      mtcli eval --run {path}"
+        f"next: {command('translate', '--run', path, *words)}\n"
+        f"      {command('eval', '--run', path)}"
     )
 
 
 @contextmanager
-def _told_what_is_saved(kind: type[BaseException], path: Path) -> Iterator[None]:
-    """Where ``kind`` ends training, say how to continue. A signal exits with 128 + its number."""
+def _told_what_is_saved(kind: type[UserError | Interrupted], path: Path) -> Iterator[None]:
+    """Where ``kind`` ends training, say how to continue."""
     try:
         yield
     except kind as error:
-        command = shlex.join(["mtcli", *sys.argv[1:]])
+        same = command(*sys.argv[1:])
         if distributed.world_size() > 1:
-            command = f"the same torchrun command ({command})"
+            same = f"the same torchrun command ({same})"
         saved = [int(each.name) for each in path.glob("checkpoints/*") if each.name.isdigit()]
+        hint = "nothing was saved yet; to start again"
         if saved:
-            log.info(f"saved up to update {max(saved):,}; to continue: {command}")
-        elif kind is KeyboardInterrupt:
-            log.info(f"stopped before anything was saved; to start again: {command}")
-        if number := getattr(error, "signal", 0):
-            sys.exit(128 + number)
+            hint = f"saved up to update {max(saved):,}; to continue"
+        if isinstance(error, Interrupted):
+            error.hint = f"{hint}: {same}"
+        elif saved:
+            log.info(f"{hint}: {same}")
         raise

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal asked to stop; ``signal`` is its number."""
+class Interrupted(BaseException):
+    """A signal asked to stop; ``signal`` is its number, ``hint`` says how to continue."""
 
     def __init__(self, number: int):
         super().__init__(number)
-        self.signal = number
+        self.signal, self.hint = number, ""
 
 
 class Signals:

@@ -13,7 +13,7 @@ from torch import nn
 from ..models.base import named_tensors
 from ..models.batches import Batch
 from ..support import distributed
-from ..support.errors import UserError
+from ..support.errors import UserError, is_out_of_memory
 from ..text.codec import Codec
 from .plan import MicroBatch
 
@@ -102,8 +102,7 @@ def guard(update: int, micro_batches: Sequence[MicroBatch], limit: int | None) -
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            if not known and "can't allocate memory" not in str(error):  # the CPU's words for it
+            if not is_out_of_memory(error):
                 raise
             sizes = [(*b.source.shape, b.target_out.shape[1]) for _, _, b in micro_batches]
             sentences, source, target = max(sizes, key=lambda size: size[0] * (size[1] + size[2]))
