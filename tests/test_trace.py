@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -16,11 +18,12 @@ from pydantic import TypeAdapter
 
 from mtcli import Translator, config as configs
 from mtcli.config import Characters, Subwords, Words
-from mtcli.decoding.alignment import Head, by_words, word_pairs
+from mtcli.decoding.alignment import Head, by_words, find, kept, word_pairs
 from mtcli.run.directory import Run
 from mtcli.seeing.trace import Trace
 from mtcli.support.errors import UserError
 from mtcli.text.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
+from mtcli.text.vocab import EOS
 from mtcli.training.trainer import Trainer
 
 SCHEMA = Path(__file__).parent.parent / "docs/trace.schema.json"
@@ -170,3 +173,48 @@ def test_a_shifted_alignment_is_read_where_the_token_is_the_input():
     assert word_pairs(maps, Head("cross.0", 0, shifted=False), words, words) == [(0, 0), (1, 1)]
     assert word_pairs(maps, Head("cross.0", 0, shifted=True), words, words) == [(1, 0), (1, 1)]
     assert word_pairs(maps, Head("cross.0", 1, shifted=True), words, words) == []
+
+
+def test_the_head_whose_links_are_regular_is_found():
+    """Heads of a made-up model: one looks at the token's own translation when it is predicted, one
+    when it is read, one always at the first token, one anywhere."""
+    generator = random.Random(0)
+    pairs = [([*generator.choices(range(4, 12), k=5), EOS],) * 2 for _ in range(40)]
+
+    class Heads:
+        def maps(self, sources, targets):
+            found = []
+            for source in sources:
+                length = len(source)
+                own, late = np.eye(length), np.eye(length, k=-1)
+                first = np.eye(length)[[0] * length]
+                anywhere = np.eye(length)[[generator.randrange(length) for _ in source]]
+                order = {"own": own, "late": late}
+                tables = [first, anywhere, order[self.right], anywhere]
+                found.append({"cross.0": np.array([anywhere, first]), "cross.1": np.array(tables)})
+            return found
+
+    engine = Heads()
+    for engine.right, shifted in ("own", False), ("late", True):
+        assert find(engine, pairs) == Head("cross.1", 2, shifted)
+
+
+def test_training_keeps_the_head_that_aligns_best(translator, tmp_path):
+    run = Run(translator.name.split(", checkpoint")[0])
+    assert kept(run) == translator.alignment_head
+    found = translator.trace("abc")
+    assert found.alignment_from == translator.alignment_head
+    assert json.loads((run.path / "alignment.json").read_text()) == vars(found.alignment_from)
+    (tmp_path / "alignment.json").write_text('{"map": "cross.0", "head": -1, "shifted": true}')
+    with pytest.raises(UserError, match="does not hold a map"):
+        kept(Run(tmp_path))
+    assert kept(Run(tmp_path / "older")) is None
+
+
+def test_alignments_of_translations_are_those_of_their_traces(translator):
+    sources = ["a bc fade", "dcb a", ""]
+    for source, each in zip(sources, translator.translate(sources, n_best=2, alignment=True)):
+        assert bool(source) == (each.hypotheses[0].alignment is not None)
+        for hypothesis in each.hypotheses if source else []:
+            forced = translator.trace(source, reference=hypothesis.tokens)
+            assert hypothesis.alignment == forced.alignment

@@ -21,7 +21,8 @@ from .options import BeamOption, DeviceOption, JSONOption, OutputOption, RunsOpt
 Ready = Callable[[], bool]  # whether the next line is here already
 
 if TYPE_CHECKING:
-    from ..decoding.translator import Translation
+    from ..config import Decoding
+    from ..decoding.translator import Translation, Translator
 
     Stream = Callable[..., Iterator[Translation]]
 
@@ -36,6 +37,9 @@ def translate(
     resume: bool = Option(False, "--resume", help="Continue an --output that was interrupted."),
     beam_size: BeamOption = None,
     n_best: int = Option(1, min=1, help="Hypotheses to print for each line."),
+    alignment: bool = Option(
+        False, "--alignment", help="Say which words belong together: 0-0 1-2."
+    ),
     as_json: JSONOption = False,
     prefix: str = Option("", help="Text with which every translation begins."),
     replace_unknown: bool = Option(
@@ -53,8 +57,6 @@ def translate(
     threads: ThreadsOption = None,
 ) -> None:
     """Translate sentences from the command line, a file, or stdin; one line in, one line out."""
-    if text and input_path:
-        raise BadParameter("give sentences or --input, not both")
     if resume and not output:
         raise BadParameter("--resume goes with --output, the file to continue")
     sampling = _sampling(sample, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
@@ -65,17 +67,12 @@ def translate(
     few = bool(text) or not input_path and sys.stdin.isatty()
     threads = threads or 1 if few else threads
     translator = Translator.load(run, device, threads, processes=1 if few else None)
-    own = translator.config.decoding
-    changes: dict[str, Any] = {
-        "beam_size": beam_size or max(n_best, own.beam_size),
-        "max_length_ratio": max_length_ratio,
-        "no_repeat_ngram": no_repeat_ngram,
-        "sampling": sampling,
-    }
-    if length_penalty is not None:
-        changes["length_penalty"] = {"type": own.length_penalty.type, "alpha": length_penalty}
-    decoding = translator.decoding(**{k: v for k, v in changes.items() if v is not None})
+    searched = dict(max_length_ratio=max_length_ratio, no_repeat_ngram=no_repeat_ngram)
+    decoding = _decoding(translator, beam_size, n_best, length_penalty, sampling, **searched)
     options: dict[str, Any] = dict(n_best=n_best, prefix=prefix, replace_unknown=replace_unknown)
+    options["alignment"] = alignment or as_json
+    if alignment:
+        _tell_of_head(translator)
     stream: Stream = partial(translator.stream, decoding=decoding, attention=as_json, **options)
     task: dict[str, Any] = {
         "model": translator.name,
@@ -96,10 +93,38 @@ def _sampling(sample: bool, **options: float | None) -> dict[str, float] | None:
     return given if sample else None
 
 
+def _decoding(
+    translator: Translator,
+    beam_size: int | None,
+    n_best: int,
+    alpha: float | None,
+    sampling: dict[str, float] | None,
+    **changes: float | None,
+) -> Decoding:
+    """The config's decoding section with what was given on the command line."""
+    own = translator.config.decoding
+    given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    if sampling is not None:
+        given["sampling"] = sampling
+    if alpha is not None:
+        given["length_penalty"] = {"type": own.length_penalty.type, "alpha": alpha}
+    return translator.decoding(beam_size=beam_size or max(n_best, own.beam_size), **given)
+
+
+def _tell_of_head(translator: Translator) -> None:
+    """Say where alignments come from, if not from the head that aligns best."""
+    from ..decoding.alignment import UNKNOWN
+
+    if translator.alignment_head is None:
+        log.warning(UNKNOWN)
+
+
 def _lines(text: list[str] | None, path: Path | None) -> tuple[Iterable[str], Ready | None]:
     """The lines to translate, as they come; `Ready` where somebody may wait for an answer."""
     from ..text import corpus
 
+    if text and path:
+        raise BadParameter("give sentences or --input, not both")
     if text:
         return "\n".join(text).split("\n"), None
     if path:
@@ -141,21 +166,25 @@ def _translate_lines(
         progress(islice(translations, repeated, None), input_path, not output, done) as results,
     ):
         for number, translation in enumerate(results, done + 1):
-            _write(out, number, translation, n_best, as_json)
+            _write(out, number, translation, task)
 
 
-def _write(out: TextIO, number: int, translation: Translation, n_best: int, as_json: bool) -> None:
-    """Print a line of text, or n-best lines ``number ||| text ||| score``, or a JSON object."""
-    if as_json:
-        keys = ("text", "score", "log_probability", "tokens", "attention")
-        hypotheses = [{key: getattr(h, key) for key in keys} for h in translation.hypotheses]
-        line = {"line": number, "source": translation.source, "hypotheses": hypotheses}
+def _write(out: TextIO, number: int, translation: Translation, task: dict[str, Any]) -> None:
+    """Print a line of text, or n-best lines ``number ||| text ||| score``, with pairs of words behind
+    where they are asked for, or a JSON object."""
+    hypotheses = translation.hypotheses
+    if task["json"]:
+        keys = ("text", "score", "log_probability", "tokens", "attention", "alignment")
+        found = [{key: getattr(each, key) for key in keys} for each in hypotheses]
+        line = {"line": number, "source": translation.source, "hypotheses": found}
         print(json.dumps(line, ensure_ascii=False), file=out)
-    elif n_best == 1:
-        print(translation.text, file=out)
     else:
-        for hypothesis in translation.hypotheses:
-            print(f"{number} ||| {hypothesis.text} ||| {hypothesis.score:.4f}", file=out)
+        for each in hypotheses:
+            several = task["n_best"] > 1
+            parts = [str(number), each.text, f"{each.score:.4f}"] if several else [each.text]
+            if task["alignment"]:
+                parts.append(" ".join(f"{one}-{other}" for one, other in each.alignment or []))
+            print(" ||| ".join(parts), file=out)
     out.flush()
 
 

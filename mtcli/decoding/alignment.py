@@ -4,13 +4,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+import math
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .engine import Maps
+from ..support import files
+from ..support.errors import UserError
+from .engine import Engine, Maps
+
+if TYPE_CHECKING:
+    from ..run.directory import Run
+
+BATCH_PAIRS = 20
+UNKNOWN = (
+    "Which head aligns best is not known of this model: alignments are from the mean over heads of "
+    "the last layer. Training finds it at its end; for an older run, the same mtcli train again."
+)
 
 Words = Sequence[int | None]  # the word of each token; None: of none, such as EOS
 
@@ -34,8 +49,11 @@ class Head:
         return table[1:] if self.shifted else table[:-1]
 
 
-def last_layer(maps: Iterable[str]) -> Head | None:
-    """The mean over heads of the last layer; None for a model without attention."""
+def usable(known: Head | None, maps: Maps) -> Head | None:
+    """The head that is known to align best, if these maps have it; else the mean over heads of the
+    last layer. None for a model without attention."""
+    if known is not None and known.map in maps and (known.head or 0) < len(maps[known.map]):
+        return known
     names = [name for name in maps if name.startswith("cross.")]
     return Head(names[-1], None, shifted=False) if names else None
 
@@ -60,3 +78,67 @@ def word_pairs(maps: Maps, head: Head, source: Words, target: Words) -> list[tup
     table = by_words(head.read(maps), target[:-1], source)
     best = table.argmax(1).tolist() if table.size else []
     return sorted((word, row) for row, word in enumerate(best) if word < table.shape[1] - 1)
+
+
+# ------------------------------------------------------------------------------ which head
+
+
+def find(engine: Engine, pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Head | None:
+    """The head that aligns best on pairs of ids, each with EOS; None for a model without attention.
+
+    Needs no alignments to compare with. Of each head, or mean over heads of a layer, shifted or not,
+    every target token is linked to the source token that it looks at most. What is right is also
+    regular: the best head is the one whose links predict the target tokens best.
+    """
+    ordered = sorted(pairs, key=lambda pair: len(pair[1]))
+    links: dict[Head, list[tuple[int, int]]] = defaultdict(list)
+    for start in range(0, len(ordered), BATCH_PAIRS):
+        sources, targets = zip(*ordered[start : start + BATCH_PAIRS])
+        for source, target, maps in zip(sources, targets, engine.maps(sources, targets)):
+            for head in _all(maps):
+                best = head.read(maps).argmax(1).tolist()
+                links[head] += [(source[place], token) for place, token in zip(best, target)]
+    return max(links, key=lambda head: regularity(links[head]), default=None)
+
+
+def _all(maps: Maps) -> list[Head]:
+    names = [name for name in maps if name.startswith("cross.")]
+    return [
+        Head(name, head, shifted)
+        for name in reversed(names)
+        for head in (None, *range(len(maps[name])))
+        for shifted in (False, True)
+    ]
+
+
+def regularity(links: Sequence[tuple[int, int]]) -> float:
+    """How much links (source id, target id) say of their targets: the mean of
+    log p(target | source) / p(target), in nats, where the conditional probability is counted without
+    the link itself, so that what comes once says nothing."""
+    count, pairs = len(links), Counter(links)
+    sources, targets = (
+        Counter(source for source, _ in links),
+        Counter(target for _, target in links),
+    )
+    return sum(
+        math.log((pairs[link] - 1 + prior) / sources[link[0]] / prior)
+        for link in links
+        if (prior := targets[link[1]] / count)
+    ) / max(1, count)
+
+
+def keep(run: Run, head: Head) -> None:
+    """Write into a run which head aligns best."""
+    files.replace_file(run.inside("alignment.json"), json.dumps(asdict(head)).encode() + b"\n")
+
+
+def kept(run: Run) -> Head | None:
+    """The head that a run says; None where it says none."""
+    path = run.inside("alignment.json")
+    if not os.path.lexists(path):
+        return None
+    match files.read_json(path):
+        case {"map": str(name), "head": int() | None as head, "shifted": bool(shifted)}:
+            if head is None or head >= 0:
+                return Head(name, head, shifted)
+    raise UserError(f"{path} does not hold a map, a head and whether it is shifted. Remove it.")

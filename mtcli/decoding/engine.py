@@ -28,6 +28,8 @@ class Hypothesis:
     attention: list[list[float]] | None = None
     """A row for each id, a column for each source id, EOS included. None: not asked for, or the
     model has none."""
+    alignment: list[tuple[int, int]] | None = None
+    """(source word, target word), counted from 0; None as for `attention`."""
     text: str = ""
     tokens: list[str] = field(default_factory=list)
     """The target tokens of `ids`, without EOS."""

@@ -14,10 +14,9 @@ from ..config import Decoding
 from ..support.errors import UserError, log
 from ..text import codec
 from ..text.codec import Codec
-from ..text.tokenizers import SPACE
 from ..text.vocab import EOS, UNK
 from . import exported, pieces
-from .alignment import Head
+from .alignment import Head, kept, usable, word_pairs
 from .engine import Engine, Hypothesis, Request
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ class Options:
     """What is asked of every batch; its sources and keys are empty."""
     n_best: int
     attention: bool
+    alignment: bool
     replace_unknown: bool
 
 
@@ -144,7 +144,9 @@ class Translator:
         sizes = [len(side.vocabulary) for side in codecs[0]]
         engine = TorchEngine.load(runs, sizes, chosen, processes or torch.get_num_threads())
         max_length = min(each.config.data.max_length for each in runs)
-        return cls(engine, codecs[0], runs[0].config, max_length)
+        loaded = cls(engine, codecs[0], runs[0].config, max_length)
+        loaded.alignment_head = kept(runs[0]) if len(runs) == 1 else None
+        return loaded
 
     def decoding(self, **changes: Any) -> Decoding:
         """The config's decoding section, with changes. Raises UserError for an impossible value."""
@@ -162,6 +164,7 @@ class Translator:
         decoding: Decoding | None = None,
         n_best: int = 1,
         attention: bool = False,
+        alignment: bool = False,
         first_line: int = 1,
         prefix: str = "",
         replace_unknown: bool = False,
@@ -172,6 +175,8 @@ class Translator:
 
         n_best: hypotheses of each line, all different texts; fewer only where the beam holds fewer.
             With sampling: samples, also equal ones.
+        alignment: say which words belong together, by the head that aligns best. Words are what is
+            between spaces and, in scripts without spaces, each token.
         first_line: its number, for messages and for sampling, whose noise depends on the number of
             a line and not on what is translated beside it.
         prefix: text with which every translation begins.
@@ -201,7 +206,7 @@ class Translator:
             prefix=self._prefix(prefix),
             attention=attention or replace_unknown,
         )
-        options = Options(request, n_best, attention, replace_unknown)
+        options = Options(request, n_best, attention, alignment, replace_unknown)
         for pool in _pools(lines, ready):
             yield from self._pool(pool, first_line, options)
             first_line += len(pool)
@@ -213,6 +218,8 @@ class Translator:
         for (batch, _), answers in zip(batches, results):
             for piece, answer in zip(batch, answers):
                 piece.hypotheses = [self._with_text(each, piece, options) for each in answer]
+            if options.alignment:
+                self._align(batch)
         for line, parts in zip(lines, by_line):
             hypotheses = _joined([piece.hypotheses for piece in parts])
             if not options.request.decoding.sampling:  # the best one of each text
@@ -301,14 +308,25 @@ class Translator:
         return replace(found, text=text, tokens=tokens, attention=attention)
 
     def _source_word(self, tokens: list[str], place: int) -> str:
-        """The source word of a token: itself, or in subwords what is between two spaces."""
-        start, end = place, place + 1
-        if self.codecs[0].tokenizer.pieces() is not None:
-            while start > 0 and not tokens[start].startswith(SPACE):
-                start -= 1
-            while end < len(tokens) and not tokens[end].startswith(SPACE):
-                end += 1
-        return self.codecs[0].tokenizer.detokenize(tokens[start:end]).strip()
+        """The source word of a token."""
+        tokenizer = self.codecs[0].tokenizer
+        words = tokenizer.words(tokens)
+        own = [token for token, word in zip(tokens, words) if word == words[place]]
+        return tokenizer.detokenize(own).strip()
+
+    def _align(self, batch: list[Piece]) -> None:
+        """Say of all hypotheses which words belong together."""
+        source, target = (side.tokenizer.words for side in self.codecs)
+        found = [(piece, each) for piece in batch for each in piece.hypotheses]
+        ids = [piece.ids for piece, _ in found], [each.ids for _, each in found]
+        for piece in batch:
+            piece.hypotheses = []
+        for (piece, each), maps in zip(found, self.engine.maps(*ids)):
+            pairs = None
+            if head := usable(self.alignment_head, maps):
+                words = [*source(piece.tokens), None], [*target(each.tokens), None]
+                pairs = word_pairs(maps, head, *words)
+            piece.hypotheses.append(replace(each, alignment=pairs))
 
     # ------------------------------------------------------------------------------------ scoring
 

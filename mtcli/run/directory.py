@@ -6,6 +6,7 @@
     log.jsonl         one object a line
     checkpoints/N/    after update N: see checkpoint.py
     best.json         which checkpoint is best, by what
+    alignment.json    which head of it aligns best; see decoding/alignment.py
     lock, lock.pid    held by the process that trains, and its number
 
 What is written appears complete or not at all. What is read may come from a stranger or a failing disk: nothing in it is

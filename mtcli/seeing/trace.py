@@ -157,9 +157,7 @@ def trace(
         tokens = codec.tokenizer.tokenize(str(reference)) if is_text else list(reference)
         target = _side(codec, tokens, str(reference) if is_text else None)
     inside = translator.engine.inside(ids, output, alternatives)
-    head = translator.alignment_head
-    if head is None or head.map not in inside.maps:
-        head = alignment.last_layer(inside.maps)
+    head = alignment.usable(translator.alignment_head, inside.maps)
     words = source.word_of, target.word_of
     log_probability = sum(inside.log_probabilities)
     penalty = options.length_penalty

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import config as configs
-from ..decoding import evaluation
+from ..decoding import alignment, evaluation
 from ..decoding.torch_engine import TorchEngine, describe
 from ..decoding.translator import Translator
 from ..models import build_model
@@ -39,6 +39,7 @@ from .validation import answer_share, merge
 # Updates between two looks at the device, where numbers that are not finite are found, and between two points where
 # several processes agree on whether to stop or to save.
 SYNCHRONIZE_EVERY = {"cpu": 1, "cuda": 10}
+ALIGNED = 500  # validation pairs by which the head is found that aligns best
 MICRO_BATCH_TOKENS = 16_384  # the default on a GPU
 
 
@@ -126,13 +127,15 @@ class Trainer:
         try:
             with self.signals, self.signals.held():
                 self._resume()
-                if self.finished():
+                if not self.finished():
+                    with Bar(self.share_done()) as bar:
+                        updates = self.plan.updates_per_epoch
+                        self.logbook = Logbook(self.run, self.settings, bar, self.progress, updates)
+                        with closing(self.logbook):
+                            self._loop()
+                elif alignment.kept(self.run):
                     return
-                with Bar(self.share_done()) as bar:
-                    updates = self.plan.updates_per_epoch
-                    self.logbook = Logbook(self.run, self.settings, bar, self.progress, updates)
-                    with closing(self.logbook):
-                        self._loop()
+                self._find_alignment()
         finally:
             self.step = self.train_step  # DistributedDataParallel would keep the process group
 
@@ -254,6 +257,19 @@ class Trainer:
         if self.is_main:
             self.logbook.training(rate, means, self.share_done())
         self.tally = Tally(self.device)
+
+    def _find_alignment(self) -> None:
+        """Keep with the run which head of its best checkpoint aligns best, on the validation data."""
+        if not self.is_main:
+            return
+        sides = self.sources, [references[0] for references in self.references]
+        ids = zip(*(side.encode_all(lines) for side, lines in zip(self.codecs, sides)))
+        longest = self.config.data.max_length + 1
+        pairs = [pair for pair in ids if max(map(len, pair)) <= longest]
+        sizes = [len(side.vocabulary) for side in self.codecs]
+        engine = TorchEngine.load([self.run], sizes, self.device)
+        if head := alignment.find(engine, pairs[:ALIGNED]):
+            alignment.keep(self.run, head)
 
     def share_done(self) -> float:
         return self.progress.share_done(self.settings, self.plan.updates_per_epoch)
