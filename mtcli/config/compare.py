@@ -39,7 +39,7 @@ def free_on_resume(config: Config) -> list[str]:
     """
     training = config.training
     keys = ["log_every", "patience", "examples", "keep_checkpoints", "save_minutes", "tensorboard"]
-    keys += ["micro_batch_tokens", "non_finite", "max_minutes"]
+    keys += ["traces", "micro_batch_tokens", "non_finite", "max_minutes"]
     if training.schedule.type not in ("linear", "cosine"):  # which fall until the end
         keys += ["max_updates", "max_epochs"]
     if training.schedule.type != "plateau":

@@ -297,6 +297,8 @@ class Training(Section):
     tenth of the updates done. null: any number. Default: 10 if the length of training is left open, else null."""
     examples: CountOrZero = 3
     """Translations shown at each validation."""
+    traces: bool = True
+    """Keep, of the same translations, what the model looked at: `mtcli report` shows how that developed."""
     keep_checkpoints: Count = 2
     """Newest checkpoints to keep; the best is always kept."""
     save_minutes: Positive | None = 15

@@ -7,6 +7,7 @@
     checkpoints/N/    after update N: see checkpoint.py
     best.json         which checkpoint is best, by what
     alignment.json    which head of it aligns best; see decoding/alignment.py
+    traces/N.json     a few sentences, as they were translated after update N
     lock, lock.pid    held by the process that trains, and its number
 
 What is written appears complete or not at all. What is read may come from a stranger or a failing disk: nothing in it is
@@ -135,6 +136,7 @@ class Run:
         with files.lock(self.inside("lock"), f"Another training is running on {self.path}"):
             files.clear_leftovers(self.path)
             files.clear_leftovers(self.inside("checkpoints"))
+            files.clear_leftovers(self.inside("traces"))
             yield
 
     # ------------------------------------------------------------------------------------------------------ tokenizers
@@ -160,10 +162,17 @@ class Run:
 
     def checkpoints(self) -> list[int]:
         """The updates after which a checkpoint was saved, ascending; damaged ones too."""
-        folder = self.inside("checkpoints")
+        return self._updates("checkpoints", "")
+
+    def _updates(self, part: str, ending: str) -> list[int]:
+        """The updates by which the entries of a directory of the run are named, ascending."""
+        folder = self.inside(part)
         with files.user_errors(folder, "read"):
             names = os.listdir(folder) if os.path.lexists(folder) else []
-        return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,17}", name))
+        found = (
+            re.fullmatch(rf"(0|[1-9][0-9]{{0,17}}){re.escape(ending)}", name) for name in names
+        )
+        return sorted(int(match[1]) for match in found if match)
 
     def save_checkpoint(
         self, update: int, model: Tensors, tensors: Tensors, state: dict[str, Any]
@@ -314,6 +323,30 @@ class Run:
     def _log_content(self) -> bytes:
         path = self.inside("log.jsonl")
         return files.read_file(path, LARGEST_LOG) if os.path.lexists(path) else b""
+
+    # ---------------------------------------------------------------------------------------------------------- traces
+
+    def traces(self) -> list[int]:
+        """The updates after which traces were kept, ascending."""
+        return self._updates("traces", ".json")
+
+    def save_traces(self, update: int, traces: dict[str, Any]) -> None:
+        """Keep what is to be looked at later. Raises UserError."""
+        path = self.inside("traces", f"{update}.json")
+        with files.user_errors(path):
+            path.parent.mkdir(exist_ok=True)
+        data = json.dumps(traces, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        files.replace_file(path, data.encode("utf-8", "backslashreplace"))
+
+    def load_traces(self, update: int) -> dict[str, Any]:
+        """What was kept after an update. Raises UserError."""
+        return files.read_json(self.inside("traces", f"{update}.json"))
+
+    def drop_traces(self, after: int) -> None:
+        """Remove those of updates after ``after``, which will be made again."""
+        for update in self.traces():
+            if update > after:
+                files.remove(self.inside("traces", f"{update}.json"))
 
     # ----------------------------------------------------------------------------------------------------------- paths
 

@@ -147,37 +147,62 @@ def trace(
     request = Request([ids], options, n_best=options.beam_size if n_best > 1 else 1)
     trail: list[SearchStep] | None = [] if tree else None
     found = translator.engine.search(request, trail)[0]
-    source = _side(from_codec, from_codec.tokenizer.tokenize(text), text)
+    source = side(from_codec, from_codec.tokenizer.tokenize(text), text)
     if reference is None:
         output = found[0].ids
-        target = _side(codec, codec.vocabulary.decode(output))
+        target = side(codec, codec.vocabulary.decode(output))
     else:
         output = translator.encode(1, reference, "The reference")
         is_text = isinstance(reference, str)
         tokens = codec.tokenizer.tokenize(str(reference)) if is_text else list(reference)
-        target = _side(codec, tokens, str(reference) if is_text else None)
+        target = side(codec, tokens, str(reference) if is_text else None)
     inside = translator.engine.inside(ids, output, alternatives)
-    head = alignment.usable(translator.alignment_head, inside.maps)
-    words = source.word_of, target.word_of
+    return of_inside(
+        translator.name,
+        (source, target),
+        inside,
+        codec.vocabulary.tokens,
+        translator.alignment_head,
+        options.length_penalty,
+        forced=reference is not None,
+        hypotheses=_hypotheses(found, codec, n_best),
+        tree=_tree(trail or [], codec.vocabulary.tokens, options.length_penalty),
+    )
+
+
+def of_inside(
+    model: str,
+    sides: tuple[Side, Side],
+    inside: Inside,
+    vocabulary: list[str],
+    head: Head | None,
+    penalty: LengthPenalty,
+    forced: bool = False,
+    hypotheses: Sequence[Hypothesis] = (),
+    tree: Sequence[Node] = (),
+) -> Trace:
+    """The trace of a pair by what is known of it; ``head`` aligns, if it is among the maps."""
+    source, target = sides
+    head = alignment.usable(head, inside.maps)
     log_probability = sum(inside.log_probabilities)
-    penalty = options.length_penalty
+    words = source.word_of, target.word_of
     return Trace(
-        model=translator.name,
+        model=model,
         source=source,
         target=target,
-        forced=reference is not None,
+        forced=forced,
         log_probability=round(log_probability, 6),
-        score=round(log_probability / penalty.divisor(len(output)), 6),
-        steps=_steps(inside, target.tokens, codec.vocabulary.tokens),
-        hypotheses=_hypotheses(found, codec, n_best),
-        tree=_tree(trail or [], codec.vocabulary.tokens, penalty),
+        score=round(log_probability / penalty.divisor(len(target.tokens)), 6),
+        steps=_steps(inside, target.tokens, vocabulary),
+        hypotheses=list(hypotheses),
+        tree=list(tree),
         attention={name: _rounded(weights) for name, weights in inside.maps.items()},
         alignment=alignment.word_pairs(inside.maps, head, *words) if head else [],
         alignment_from=head,
     )
 
 
-def _side(codec: Codec, tokens: list[str], text: str | None = None) -> Side:
+def side(codec: Codec, tokens: list[str], text: str | None = None) -> Side:
     """A side of a trace; without a text, that which the tokens spell."""
     tokenizer, word_of = codec.tokenizer, codec.tokenizer.words(tokens)
     spelt: dict[int, list[str]] = {}

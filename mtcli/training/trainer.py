@@ -29,7 +29,7 @@ from ..support.errors import UserError, log
 from ..support.progress import Bar
 from ..support.signals import Interrupted, Signals
 from ..text import corpus
-from . import diagnosis, optim
+from . import diagnosis, optim, traces
 from .data import ParallelData, prepare
 from .logbook import Logbook
 from .plan import MicroBatch, Plan
@@ -289,6 +289,7 @@ class Trainer:
         self.model.eval()
         with suppress(Interrupted), self.signals.interruptible():
             own = answer_share(self.translator, self.sources, self.references, settings)
+            kept = self._keep_traces() if self.is_main else None
         self.model.train()
         self._synchronize()
         if self.stop:
@@ -308,6 +309,14 @@ class Trainer:
                 for source, hypothesis, references in islice(shown, settings.examples)
             ]
             self.logbook.validation(values, better, examples, seconds)
+            if kept is not None:
+                self.run.save_traces(progress.update, kept.model_dump())
+
+    def _keep_traces(self) -> traces.Traces | None:
+        """The examples from inside, if there are to be any; draws no random numbers."""
+        shown = self.sources[: self.settings.examples if self.settings.traces else 0]
+        beam_size = self.settings.validation_beam_size
+        return traces.keep(self.translator, shown, beam_size) if shown else None
 
     def _compare(self, value: float) -> bool:
         """Whether a score is the best so far. Without a new best, patience runs out."""
@@ -357,6 +366,7 @@ class Trainer:
         if update is None:
             if self.is_main:
                 self.run.truncate_log(0)
+                self.run.drop_traces(-1)
             return
         saved = saved or load(update)
         progress = Progress.restore(saved, self.schedule.state, self.scaler.state_dict())
@@ -377,6 +387,7 @@ class Trainer:
         if self.is_main:
             self._record_best()  # a kill may have come between the checkpoint and this
             self.run.truncate_log(progress.log_size)
+            self.run.drop_traces(progress.update)
         if not self.finished():
             log.info(f"continuing from update {progress.update:,}")
 
