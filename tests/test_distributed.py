@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 from mtcli.support import distributed
 from mtcli.support.errors import UserError
@@ -105,6 +106,93 @@ def test_a_death_is_told_by_the_others():
     (code, out, _), (killed, _, _) = spawn(DEATH)
     assert killed == -9 and code == 1
     assert out.startswith("Process 0 of 2 lost contact with the others: ")
+
+
+SLOW = """
+import os, sys, time
+from datetime import timedelta
+from pathlib import Path
+from mtcli import config as configs
+from mtcli.run.directory import Run
+from mtcli.support import distributed
+from mtcli.training import data, trainer
+import torch
+
+def slowly(place, name, rank):
+    work = getattr(place, name)
+    def slow(*arguments):
+        if distributed.rank() == rank:
+            time.sleep(6)
+        return work(*arguments)
+    setattr(place, name, slow)
+
+distributed.LIMIT = timedelta(seconds=4)
+slowly(data.codec, "learn", 0)
+slowly(trainer, "answer_share", 1)
+slowly(trainer.evaluation, "score", 0)
+slowly(Run, "save_checkpoint", 0)
+distributed.init("cpu")
+path = Path(sys.argv[1])
+config = configs.load(path, ["training.max_updates=1"])
+run = Run(path.parent / "run")
+with distributed.main_first():
+    if distributed.is_main():
+        run = Run.create(run.path, "", config)
+run.config = config
+job = trainer.Trainer(run, torch.device("cpu"))
+job.train()
+print("done", job.progress.update)
+distributed.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_waiting_for_what_one_process_does_alone_has_no_time_limit(tmp_path):
+    """Learning a vocabulary, validating, scoring and saving each take longer than gradients may take."""
+    tiny.write(tmp_path)
+    path = tiny.write_config(tmp_path)
+    code = SLOW.replace("sys.argv[1]", repr(str(path)))
+    assert [(code, out) for code, out, _ in spawn(code)] == [(0, "done 1\n")] * 2
+
+
+TELLING = """
+from mtcli.support import distributed as d
+from mtcli.support.errors import UserError
+d.init("cpu")
+me = d.rank()
+with d.told_once():
+    if me != 2 and {common}:
+        raise UserError("the disk is full")
+    if me == 1:
+        {failure}
+    with d.contact():
+        d.meet()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        ("raise UserError('out of memory')", ["out of memory"]),
+        ("raise RuntimeError('a bug')", ["a bug"]),
+        ("__import__('os')._exit(1)", ["lost contact"]),
+        (None, ["the disk is full"]),
+    ],
+)
+def test_an_error_is_told_once_by_a_process_that_had_it(failure, told):
+    code = TELLING.format(common=failure is None, failure=failure)
+    ends = spawn(code, 3)
+    assert [status for status, *_ in ends] == [1, 1, 1]
+    shown = "".join(error for *_, error in ends)
+    kinds = ["out of memory", "a bug", "lost contact", "the disk is full"]
+    assert [kind for kind in kinds if kind in shown] == told
+    assert sum("Error: " in error for *_, error in ends) == 1
+
+
+def test_an_error_that_is_not_of_an_exchange_is_left_as_it_is():
+    with pytest.raises(RuntimeError, match="^mat1 and mat2"), distributed.contact():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 @pytest.mark.parametrize(

@@ -230,12 +230,10 @@ def spoil_outputs(job: Trainer, updates: range) -> None:
 
 @pytest.mark.parametrize("model", ["gru", "transformer"])
 @pytest.mark.parametrize("every", [1, 10])
-def test_not_finite_gradient_stops_training_and_saves_nothing_spoilt(
-    tmp_path, monkeypatch, model, every
-):
+def test_not_finite_gradient_stops_training_and_saves_nothing_spoilt(tmp_path, model, every):
     """Also where the device is looked at only every ten updates and at log points, as on a GPU."""
-    monkeypatch.setitem(training_module.SYNCHRONIZE_EVERY, "cpu", every)
     job = trainer(tmp_path, model=model, training={"optimizer": "muon"})
+    job.look_every = every
     spoil_outputs(job, range(9, 10))
     guilty = job.data.batch(
         job.plan.epoch(9 // job.plan.updates_per_epoch)[9 % job.plan.updates_per_epoch]

@@ -27,7 +27,11 @@ def train(
     if not distributed.is_main():
         log.setLevel(logging.ERROR)  # the main process speaks for all
     path = run_path(config, run)
-    with Signals() as signals, _told_what_is_saved(Interrupted, path):
+    with (
+        Signals() as signals,
+        distributed.told_once(),
+        _told_what_is_saved(Interrupted, path),
+    ):
         loaded = load_config(config, settings, path)
         from ..run.directory import Run
         from ..support import devices

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -98,7 +98,7 @@ def guard(update: int, micro_batches: Sequence[MicroBatch], limit: int | None) -
 
     ``update`` counts from 1; ``limit`` is what training.micro_batch_tokens is now.
     """
-    with distributed.contact() if distributed.world_size() > 1 else nullcontext():
+    with distributed.contact():
         try:
             yield
         except (MemoryError, RuntimeError) as error:

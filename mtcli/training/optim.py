@@ -129,12 +129,12 @@ def step(optimizers: list[Optimizer], finite: Tensor) -> None:
 
     The device decides that by itself; only one without fused optimizers is waited for.
     """
-    fused = finite.device.type in FUSED
-    if fused or finite:
-        found_inf = (~finite).float() if fused else None
-        for optimizer in optimizers:
-            vars(optimizer)["found_inf"] = found_inf
-            optimizer.step()
+    if finite.is_mps and not finite:
+        return
+    found_inf = (~finite).float() if finite.device.type in FUSED else None
+    for optimizer in optimizers:
+        vars(optimizer)["found_inf"] = found_inf
+        optimizer.step()
 
 
 class Schedule:

@@ -36,9 +36,7 @@ from .plan import MicroBatch, Plan
 from .state import Progress, Tally, load_optimizers, optimizer_tensors
 from .validation import answer_share, merge
 
-# Updates between two looks at the device, where numbers that are not finite are found, and between two points where
-# several processes agree on whether to stop or to save.
-SYNCHRONIZE_EVERY = {"cpu": 1, "cuda": 10}
+LOOK_EVERY = 10  # updates between two looks at a device that is not the CPU; several processes agree there on how to go on
 ALIGNED = 500  # validation pairs by which the head is found that aligns best
 MICRO_BATCH_TOKENS = 16_384  # the default on a GPU
 
@@ -85,6 +83,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, init_scale=16.0, enabled=fp16)
         # Whether all updates so far are sound, or where bad ones are skipped, the last one. Read at a look.
         self.sound = torch.ones((), dtype=torch.bool, device=device)
+        self.look_every = 1 if device.type == "cpu" else LOOK_EVERY
         self.skips = fp16 or self.settings.non_finite == "skip"
         engine = TorchEngine(self.model, device, self.autocast)
         self.translator = Translator(engine, self.codecs, config)
@@ -120,7 +119,8 @@ class Trainer:
         self.train_step = TrainStep(self.model, self.settings.label_smoothing)
         self.step: Any = self.train_step
         if self.world_size > 1:
-            self.step = DistributedDataParallel(self.train_step, gradient_as_bucket_view=True)
+            with distributed.contact():
+                self.step = DistributedDataParallel(self.train_step, gradient_as_bucket_view=True)
 
     def train(self) -> None:
         """Run to the end. Where a signal asks to stop, save and raise Interrupted."""
@@ -220,7 +220,7 @@ class Trainer:
 
     def _after_update(self, last_of_epoch: bool) -> None:
         progress, settings = self.progress, self.settings
-        look = progress.update % SYNCHRONIZE_EVERY[self.device.type] == 0
+        look = progress.update % self.look_every == 0
         if look:
             self._check_finite()
         if look or self.world_size == 1 or settings.max_minutes is not None:
@@ -350,6 +350,7 @@ class Trainer:
             self.run.save_checkpoint(progress.update, model, tensors, state)
             self._record_best()
             self.run.prune(self.settings.keep_checkpoints)
+        distributed.meet()
         self.saved_at, self.save_due = time.perf_counter(), False
 
     def _record_best(self) -> None:
@@ -417,8 +418,6 @@ class Trainer:
             load_into(self.model, saved.model)
         rows = self.plan.epoch(progress.epoch)[progress.index]
         reports = distributed.gather_json(self._find_not_finite(rows, progress.update))
-        if not self.is_main:
-            raise SystemExit(1)  # the main process speaks for all
         rate = self.settings.optimizer.learning_rate
         raise diagnosis.not_finite(progress.update + 1, reports, rate)
 
