@@ -1,20 +1,16 @@
-"""The laws of mtcli/models/base.py, for every registered kind of model, in every combination of any three options.
-
-Kinds and their options are read from the config, so that a new one is tested without a change here.
-"""
+"""The laws of mtcli/models/base.py, for every registered kind of model, in every combination of any three options."""
 
 from __future__ import annotations
 
-import itertools
-import random
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 import pytest
 import torch
+from kinds import VOCABULARY, build, kinds, parameters
 from torch import Tensor
 
-from mtcli.config import Config, Recurrent, Transformer
+from mtcli.config import Recurrent, Transformer
 from mtcli.models import MODELS, build_model
 from mtcli.models.attention import ATTENTIONS
 from mtcli.models.base import Maps, Memory, Rows, Seq2Seq, State, named_tensors, with_tensors
@@ -22,67 +18,8 @@ from mtcli.models.gru import CELLS
 from mtcli.models.positions import POSITIONS
 from mtcli.support.errors import UserError
 
-VOCABULARY = 13
-NUMBERS = {  # what options that are numbers may be here; the ones that are not named keep their defaults
-    "embedding_size": [6], "hidden_size": [8], "feed_forward_size": [12], "heads": [4], "key_value_heads": [None, 2],
-    "encoder_layers": [1, 2], "decoder_layers": [1, 2, 3], "max_positions": [40], "dropout": [0.3],
-}  # fmt: skip
 LENGTHS = [5, 2, 1, 4]  # of the source sentences
 TARGET = 6  # tokens of every target prefix
-
-
-# ------------------------------------------------------------------------------------------------ kinds and options
-
-
-def kinds() -> dict[str, Any]:
-    """The config class of every kind of model."""
-    classes = get_args(Config.model_fields["model"].annotation)
-    return {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in classes}
-
-
-def combinations(kind: Any) -> Iterator[Any]:
-    """Configs in which any three options meet in every way."""
-    options: dict[str, list[Any]] = {}
-    for name, field in kind.model_fields.items():
-        if get_origin(field.annotation) is Literal:
-            options[name] = list(get_args(field.annotation))
-        elif field.annotation is bool:
-            options[name] = [False, True]
-        elif name in NUMBERS:
-            options[name] = NUMBERS[name]
-    every = [list(zip(options, values)) for values in itertools.product(*options.values())]
-    random.Random(1).shuffle(every)
-    met: set[Any] = set()
-    for choice in every:
-        triples = set(itertools.combinations(choice, 3))
-        if not triples <= met:
-            met |= triples
-            yield kind(**dict(choice))
-
-
-def name(config: Any) -> str:
-    """The kind and what was chosen for it, in the order of the config."""
-    chosen = config.model_fields_set - {key for key, values in NUMBERS.items() if len(values) == 1}
-    return "-".join(str(getattr(config, key)) for key in type(config).model_fields if key in chosen)
-
-
-def parameters(kind: Any) -> Iterator[Any]:
-    """All of `combinations`; those after any two options have met are slow, since they are many."""
-    met: set[Any] = set()
-    for config in combinations(kind):
-        pairs = set(itertools.combinations(config.model_dump().items(), 2))
-        yield pytest.param(config, id=name(config), marks=[pytest.mark.slow] * (pairs <= met))
-        met |= pairs
-
-
-def build(config: Any) -> Seq2Seq:
-    """A model in float64, without dropout until it is asked for. Biases are not left at zero: that would hide them."""
-    torch.manual_seed(1)
-    model = build_model(config, VOCABULARY, VOCABULARY).double().eval()
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            torch.nn.init.normal_(parameter, 0.5)
-    return model
 
 
 @pytest.fixture(params=[each for kind in kinds().values() for each in parameters(kind)])
@@ -233,6 +170,37 @@ def test_hypotheses_of_a_sentence_do_not_depend_on_its_batch(
         alone = decode(source[part, :length], mask[part, :length], tokens[:, part], moves[:, part])
         for logits, expected in zip(alone, together):
             same(logits, expected[3 * row : 3 * row + 3])
+
+
+def test_the_laws_hold_in_bf16(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:
+    """Within its rounding: against float64, in steps, with padding, and with hypotheses that change places."""
+    source, mask, target = (each.repeat_interleave(2, 0) for each in batch)
+    target = (target + torch.arange(len(target))[:, None]) % VOCABULARY  # two a sentence
+    exact = model.project(model(source, mask, target)).log_softmax(-1)
+    wider, wider_mask = torch.nn.functional.pad(source, (0, 3), value=7), mask.new_zeros(8, 8)
+    wider_mask[:, : mask.size(1)] = mask
+    rows = torch.tensor([1, 0, 2, 2, 5, 4, 6, 6])  # each within its own sentence
+    model.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        forced = model.project(model(source, mask, target))
+        padded = model.project(model(wider, wider_mask, target))
+        memory, state = start(model, *batch[:2], 2)
+        first, _, state = unroll(model, memory, state, target[:, :3])
+        second, _, _ = unroll(model, memory, state.select(rows), target[rows, 3:])
+    assert forced.dtype is torch.bfloat16
+    steps = torch.cat((first[rows], second), 1)
+    for logits, expected in ((forced, exact), (padded, exact), (steps, exact[rows])):
+        same(logits.double().log_softmax(-1), expected, 0.1)
+
+
+@pytest.mark.parametrize("kind", sorted(kinds()))
+def test_bf16_trains_every_parameter_in_float32(kind: str, batch: tuple[Tensor, ...]) -> None:
+    source, mask, target = batch
+    model = build(kinds()[kind](dropout=0.3, hidden_size=8)).float().train()
+    with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
+        model.project(model(source, mask, target)).float().square().sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad.dtype is torch.float32 and parameter.grad.isfinite().all()
 
 
 def test_dimension_0_is_the_row(model: Seq2Seq, batch: tuple[Tensor, ...]) -> None:

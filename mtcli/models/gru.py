@@ -17,7 +17,9 @@ lowest layer's previous state (as in Wu et al. 2016, section 3), so that the lay
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,20 @@ from torch.nn import functional as F
 from ..config import Recurrent
 from .attention import ATTENTIONS, Attention
 from .base import Maps, Memory, Seq2Seq, State
-from .layers import Dropout, Embedding, Linear, MetaFriendly
+from .layers import Dropout, Embedding, Linear, MetaFriendly, autocast_off, autocast_type
+
+
+def in_own_precision(method: Callable) -> Callable:
+    """A recurrent layer's method, computed in the type of its weights also under autocast: not every processor, nor
+    every cuDNN, has recurrent layers in bfloat16."""
+
+    @wraps(method)
+    def exact(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        dtype = self.weight_hh_l0.dtype
+        with autocast_off(inputs):
+            return method(self, inputs.to(dtype), None if state is None else state.to(dtype))
+
+    return exact
 
 
 class GRULayer(MetaFriendly, nn.GRU):
@@ -34,6 +49,7 @@ class GRULayer(MetaFriendly, nn.GRU):
 
     parts = 1  # width of the state in units of H
 
+    @in_own_precision
     def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All steps at once: inputs (R, T, I), state (R, W), zeros if None -> outputs (R, T, H), last state (R, W)."""
         if state is not None:
@@ -41,6 +57,7 @@ class GRULayer(MetaFriendly, nn.GRU):
         outputs, last = super().forward(inputs, state)
         return outputs, last.squeeze(0)
 
+    @in_own_precision
     def step(self, gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step, by the equations of nn.GRU, from what its input says: gates (R, 3H), state -> output, state."""
         recurrent = F.linear(state, self.weight_hh_l0, self.bias_hh_l0)
@@ -56,12 +73,14 @@ class LSTMLayer(MetaFriendly, nn.LSTM):
 
     parts = 2
 
+    @in_own_precision
     def forward(self, inputs: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if state is not None:
             state = tuple(part.contiguous() for part in state.unsqueeze(0).chunk(2, 2))
         outputs, last = super().forward(inputs, state)
         return outputs, torch.cat(last, 2).squeeze(0)
 
+    @in_own_precision
     def step(self, gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         output, cell = state.chunk(2, 1)
         gates = gates + F.linear(output, self.weight_hh_l0, self.bias_hh_l0)
@@ -263,6 +282,7 @@ class RecurrentSeq2Seq(Seq2Seq):
         layer = self.layers[0]
         sizes = embedded.size(2), layer.hidden_size
         from_embedding, from_context = layer.weight_ih_l0.split(sizes, 1)
+        from_context = from_context.to(autocast_type(embedded) or from_context.dtype)  # once
         output, outputs, contexts, weights = state[:, : layer.hidden_size], [], [], []
         for gates in F.linear(embedded, from_embedding, layer.bias_ih_l0).unbind(1):  # (R, gates)
             context, weight = self._attend(output.unsqueeze(1), memory)

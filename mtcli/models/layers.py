@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def autocast_type(x: Tensor) -> torch.dtype | None:
+    """The type in which autocast computes on the device of ``x``; None where it is off."""
+    kind = x.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else None
+
+
+def autocast_off(x: Tensor) -> AbstractContextManager:
+    """A context without autocast on the device of ``x``."""
+    on = autocast_type(x) is not None
+    return torch.autocast(x.device.type, enabled=False) if on else nullcontext()
 
 
 class Dropout(nn.Module):

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 2**21  # logits that are held at once: 8 MiB of float32, which a processor's cache holds
+from .layers import autocast_off, autocast_type
+
+# Logits that are held at once. On a CPU 8 MiB of float32, which its cache holds; elsewhere so many
+# that a chunk takes longer to compute than its operations to launch, in less than a GiB.
+CHUNK, GPU_CHUNK = 2**21, 2**26
 
 
 def cross_entropy(
@@ -31,8 +35,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, states, weight, bias, targets, label_smoothing):
-        kind = states.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        dtype = autocast_type(states) or weight.dtype
         states, weight_, bias_ = states.to(dtype), weight.to(dtype), bias.to(dtype)
         exact = torch.promote_types(dtype, torch.float32)
         training, vocabulary = any(ctx.needs_input_grad), len(weight)
@@ -41,9 +44,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             states_gradient = torch.empty_like(states)
             weight_gradient = torch.zeros_like(weight_, dtype=exact)
             bias_gradient = torch.zeros_like(bias_, dtype=exact)
-        rows = max(1, CHUNK // vocabulary)
+        rows = max(1, (CHUNK if states.device.type == "cpu" else GPU_CHUNK) // vocabulary)
         room = torch.empty(min(rows, len(states)), vocabulary, dtype=dtype, device=states.device)
-        with torch.autocast(kind, enabled=False):
+        with autocast_off(states):
             for start in range(0, len(states), rows):
                 part = states[start : start + rows]
                 target = targets[start : start + rows, None]
