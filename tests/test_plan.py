@@ -92,7 +92,8 @@ def test_batch_has_inputs_and_outputs_for_teacher_forcing(tmp_path):
     assert batch.source_mask.tolist() == [[True, True, True], [True, True, False]]
     assert batch.target_in.tolist() == [[BOS, c, PAD, PAD], [BOS, a, b, c]]
     assert batch.target_out.tolist() == [[c, EOS, PAD, PAD], [a, b, c, EOS]]
-    assert batch.target_mask.tolist() == [[True, True, False, False], [True] * 4]
+    assert batch.target_places.tolist() == [0, 1, 4, 5, 6, 7]
+    assert batch.of_targets(batch.target_out).tolist() == [c, EOS, a, b, c, EOS]
 
 
 def test_sampled_segmentations_change_with_the_seed_and_only_with_it(tmp_path):

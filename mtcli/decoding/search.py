@@ -20,9 +20,7 @@ from ..support.errors import UserError
 from .engine import Hypothesis
 
 NEVER = float("-inf")  # the log-probability of what may not be
-CHECK_EVERY = (
-    8  # steps between two looks at who has finished, off the CPU: each waits for the device
-)
+CHECK_EVERY = 8  # steps between two looks at who has finished, off the CPU
 
 
 class Steps(Protocol):
@@ -108,7 +106,7 @@ def search(
     most = [max(length, len(prefix)) for length in options.max_lengths]
     divisors = [options.length_penalty.divisor(step + 1) for step in range(max(most) + 1)]
     first_full, first_free = min(most), max(options.min_lengths)  # before, after: nothing to check
-    unwritable = torch.tensor([*options.banned, options.eos], device=device)
+    unwritable = _sent([*options.banned, options.eos], device)
     sentences = _start(options, most, divisors, device)
     state = model.init_state(memory)
     if (width := sentences.live.shape[1]) > 1:
@@ -138,7 +136,7 @@ def search(
         first_rows = torch.arange(0, shape.numel(), shape[1], device=device)[:, None]
         rows, tokens, staying = first_rows + choice.parents, choice.tokens, None
         if device.type == "cpu" or (step + 1) % CHECK_EVERY == 0:
-            if (unfinished := done.tolist().count(False)) == 0:
+            if (unfinished := _count_unfinished(done)) == 0:
                 break
             if (size := _leaving_size(unfinished)) < len(done):
                 staying = done.byte().argsort(stable=True)[:size]  # the unfinished first
@@ -160,17 +158,22 @@ def _start(
     exact = torch.float32 if device.type == "mps" else torch.float64
     if options.sampling is not None:
         width = options.n_best
-        keys = torch.tensor(options.keys or range(count), device=device)
+        keys = _sent(options.keys or range(count), device)
         noise = _noise(options.sampling.seed, keys, width, len(divisors))
     return Sentences(
         index=torch.arange(count, device=device),
-        minimum=torch.tensor(list(map(min, options.min_lengths, most)), device=device),
-        maximum=torch.tensor(most, device=device),
-        reach=torch.tensor([divisors[length] for length in most], dtype=exact, device=device),
+        minimum=_sent(list(map(min, options.min_lengths, most)), device),
+        maximum=_sent(most, device),
+        reach=_sent([divisors[length] for length in most], device, exact),
         live=torch.zeros(count, width, device=device),
         finished=torch.full((count, options.n_best), NEVER, device=device),
         noise=noise,
     )
+
+
+def _sent(values: Sequence, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """As a tensor on the device, whose work so far is not waited for."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
@@ -194,6 +197,11 @@ def _finish(
     done = choice.live.amax(1) / reach <= sentences.finished[:, -1]
     sentences.live = choice.live.masked_fill(done[:, None], NEVER)
     return done
+
+
+def _count_unfinished(done: Tensor) -> int:
+    """The one value that a search reads from the device before its end, which waits for it."""
+    return done.tolist().count(False)
 
 
 def _leaving_size(unfinished: int) -> int:
@@ -361,7 +369,7 @@ def _inverse_cdf(log_probs: Tensor, noise: Tensor, sampling: Sampling) -> Tensor
 
 def _noise(seed: int, keys: Tensor, samples: int, steps: int) -> Tensor:
     """Uniform in (0, 1], a hash of (seed, key, sample, step) and of nothing else: keys (B,) -> (B, samples, steps)."""
-    hashed = _splitmix64(torch.tensor(seed, device=keys.device))
+    hashed = _splitmix64(torch.tensor(seed))
     sample, step = (torch.arange(count, device=keys.device) for count in (samples, steps))
     for part in (keys[:, None, None], sample[:, None], step):
         hashed = _splitmix64(hashed + part)

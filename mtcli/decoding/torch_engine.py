@@ -200,12 +200,9 @@ class TorchEngine:
             batch = padded_batch(Sequences.of(pairs[0]), Sequences.of(pairs[1])).to(self.device)
             with torch.inference_mode(), self.autocast():
                 weights = self.model.alignment(batch.source, batch.source_mask, batch.target_in)
-            for row, source, target, each in zip(
-                rows, *pairs, weights if weights is not None else rows
-            ):
-                table = None
-                if weights is not None:
-                    table = each[: len(target), : len(source)].float().tolist()
+            tables = [None] * len(rows) if weights is None else weights.float().cpu()
+            for row, source, target, each in zip(rows, *pairs, tables):
+                table = None if each is None else each[: len(target), : len(source)].tolist()
                 done[row].append(replace(found[row][rank], attention=table))
         return done
 
@@ -214,13 +211,14 @@ class TorchEngine:
         devices.choose_products(self.device, batch.source.numel())
         scores = []
         with torch.inference_mode(), self.autocast():
-            states = self.model(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]
-            ids = batch.target_out[batch.target_mask]
+            states = self.model(batch.source, batch.source_mask, batch.target_in)
+            states, ids = batch.of_targets(states), batch.of_targets(batch.target_out)
             exact = torch.promote_types(states.dtype, torch.float32)
             for part, chosen in zip(states.split(PROJECTED), ids.split(PROJECTED)):
                 log_probs = self.model.project(part).log_softmax(dim=-1, dtype=exact)
                 scores.append(log_probs.gather(1, chosen[:, None])[:, 0])
-        return [part.tolist() for part in torch.cat(scores).split([len(ids) for ids in targets])]
+        lengths = [len(ids) for ids in targets]
+        return [part.tolist() for part in torch.cat(scores).cpu().split(lengths)]
 
     def maps(self, sources: Ids, targets: Ids) -> list[PairMaps]:
         batch = padded_batch(Sequences.of(sources), Sequences.of(targets)).to(self.device)

@@ -1,6 +1,6 @@
 """Sentences of ids as padded tensors with masks: what goes into a model."""
 
-# B rows, S source, T target
+# B rows, S source, T target, N real target tokens
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ from ..text.vocab import BOS, PAD
 
 @dataclass(frozen=True)
 class Batch:
-    """One padded micro-batch on one device. Source rows end in EOS; masks say True = real token."""
+    """One padded micro-batch on one device. Source rows end in EOS."""
 
     source: Tensor  # (B, S) ids
-    source_mask: Tensor  # (B, S)
+    source_mask: Tensor  # (B, S) True = real token
     target_in: Tensor  # (B, T) BOS, then the target
     target_out: Tensor  # (B, T) the target, then EOS
-    target_mask: Tensor  # (B, T)
+    target_places: Tensor  # (N,) of the real tokens among all B·T
+
+    def of_targets(self, tensor: Tensor) -> Tensor:
+        """What is there for each real target token: (B, T, …) -> (N, …). A GPU is not waited for, as
+        it is where a mask is the index."""
+        return tensor.flatten(0, 1).index_select(0, self.target_places)
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
@@ -73,5 +78,6 @@ def padded_batch(source: Sequences, target: Sequences) -> Batch:
     (source_ids, source_mask), (target_ids, target_mask) = source.padded(), target.padded()
     target_in = np.where(target_mask, np.roll(target_ids, 1, axis=1), PAD)
     target_in[:, 0] = BOS
-    arrays = source_ids, source_mask, target_in, target_ids, target_mask
+    places = np.flatnonzero(target_mask)
+    arrays = source_ids, source_mask, target_in, target_ids, places
     return Batch(*map(torch.from_numpy, arrays))

@@ -15,6 +15,7 @@ from ..models.batches import Batch
 from ..support import distributed
 from ..support.errors import UserError, is_out_of_memory
 from ..text.codec import Codec
+from ..text.vocab import PAD
 from .plan import MicroBatch
 
 SHOWN = 3  # pairs of a batch
@@ -82,7 +83,7 @@ def _pairs(batch: Batch, codecs: Sequence[Codec]) -> str:
     lines = []
     for row in range(min(SHOWN, len(batch.source))):
         source = codecs[0].decode(batch.source[row][batch.source_mask[row]].tolist())
-        target = codecs[1].decode(batch.target_out[row][batch.target_mask[row]].tolist())
+        target = codecs[1].decode([id for id in batch.target_out[row].tolist() if id != PAD])
         lines.append(f"  {source[:SHOWN_CHARACTERS]}  |||  {target[:SHOWN_CHARACTERS]}")
     more = len(batch.source) - len(lines)
     return "\n".join([*lines, *([f"  … and {more:,} more"] if more else [])])

@@ -52,7 +52,7 @@ class TrainStep(nn.Module):
         """Summed smoothed loss and summed negative log-likelihood of the target tokens."""
         states = self.model(batch.source, batch.source_mask, batch.target_in)
         weight, bias = self.model.projection.weight, self.model.projection.bias
-        states, targets = states[batch.target_mask], batch.target_out[batch.target_mask]
+        states, targets = batch.of_targets(states), batch.of_targets(batch.target_out)
         return cross_entropy(states, weight, bias, targets, self.label_smoothing)
 
 
@@ -186,7 +186,7 @@ class Trainer:
         """Target tokens of an update, of all processes; sampled segmentations have to be counted."""
         if not self.data.samples:
             return int(self.data.target.lengths[rows].sum())
-        own = sum(int(part.batch.target_mask.sum()) for part in micro_batches if part.weight)
+        own = sum(len(part.batch.target_places) for part in micro_batches if part.weight)
         return sum(distributed.gather_json(own))
 
     def _add_gradients(self, micro_batches: list[MicroBatch]) -> Tensor:
