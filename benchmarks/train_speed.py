@@ -61,7 +61,7 @@ def mtcli_step(config):
 
     model = build_model(config, VOCABULARY, VOCABULARY)
     step = TrainStep(model, SMOOTHING)
-    return model, lambda batch: step(batch)[0] / batch.target_mask.sum(), torch
+    return model, lambda batch: step(batch)[0] / len(batch.target_places), torch
 
 
 def mtcli_transformer():
@@ -188,7 +188,7 @@ def careful_loop():
             x = self.embed(batch.target_in)
             for layer in self.decoder:
                 x = layer(x, mask, memory)
-            real = batch.target_mask
+            real = batch.target_out != PAD
             return F.cross_entropy(
                 self.projection(x[real]), batch.target_out[real], label_smoothing=SMOOTHING
             )
@@ -297,7 +297,7 @@ def tutorial_gru(additive):
                     label_smoothing=SMOOTHING,
                     reduction="sum",
                 )
-            return loss / batch.target_mask.sum()
+            return loss / len(batch.target_places)
 
     model = Model()
     return model, model, torch
@@ -354,7 +354,7 @@ def live(kind: str, name: str, threads: int, pipe) -> None:
 def transformer_flops(batch) -> float:
     """Multiplications and additions of one training step (three times the forward pass), padding included."""
     rows, source = batch.source.shape
-    target, real = batch.target_in.shape[1], int(batch.target_mask.sum())
+    target, real = batch.target_in.shape[1], len(batch.target_places)
     layer = 4 * HIDDEN**2 + 2 * HIDDEN * FEED_FORWARD
     encoder = LAYERS * rows * source * (layer + 2 * source * HIDDEN)
     decoder = (
@@ -409,7 +409,7 @@ def main() -> None:
     for pipe in pipes.values():
         pipe.send(None)
     measured = range(options.warm_up, total)
-    tokens = [int(batch.target_mask.sum()) for batch in data]
+    tokens = [len(batch.target_places) for batch in data]
     print(
         f"{options.kind}, {options.threads} threads, {options.batches} batches of about {BATCH_TOKENS} target tokens"
     )
