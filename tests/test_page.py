@@ -94,6 +94,12 @@ def choose(browser: Any, label: str, value: str) -> None:
     one(browser, "label", label).find_element("css selector", f"option[value='{value}']").click()
 
 
+def wait(browser: Any, until: Callable[[], Any]) -> Any:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(browser, 20).until(lambda _: until())
+
+
 def said(browser: Any) -> str:
     return one(browser, ".readout").text
 
@@ -264,10 +270,10 @@ def test_curves_tell_the_numbers_of_all_runs_at_an_update(show: Show) -> None:
     for run in report["runs"]:
         (line,) = (line for line in run["log"] if line["update"] == 480)
         assert f"{run['name']}, training {line['loss']:.6g}" in text
-    axis = "return [...arguments[0].querySelectorAll('svg text')].map((node) => node.textContent)"
-    before = browser.execute_script(axis, plot)
+    before = [node.text for node in plot.find_elements("css selector", "svg text")]
     one(browser, "label", "logarithmic").click()
-    assert browser.execute_script(axis, plot) != before
+    axis = wait(browser, lambda: all_of(one(browser, "figure", "Loss"), "svg text"))
+    assert before != [node.text for node in axis]
 
 
 def test_sentences_are_sorted_and_opened(show: Show) -> None:
@@ -310,9 +316,7 @@ def test_the_scrubber_moves_and_plays_through_the_checkpoints(show: Show) -> Non
     button = one(browser, ".scrubber button", "Play")
     button.click()
     assert button.text == "Pause"
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    WebDriverWait(browser, 20).until(lambda _: button.text == "Play")
+    wait(browser, lambda: button.text == "Play")
     assert one(browser, ".update").text == "update 300"
 
 

@@ -1,10 +1,9 @@
 // Who looks at whom: two lines of text with arcs between them, and the same weights as a heatmap.
-import { checkbox, figure, h, responsive, roving, rtl, s, select } from "./base.js";
+import { checkbox, figure, forth, h, responsive, roving, rtl, s, select } from "./base.js";
 import { heatmap } from "./heatmap.js";
 import { table } from "./table.js";
 
 const KINDS = { cross: "target looks at source", encoder: "source looks at source", decoder: "target looks at target" };
-const rounded = (weight) => +weight.toFixed(4);
 
 // What a line shows: the words of a text, or its tokens. A token that belongs to no word stands for itself.
 const itemsOf = (side, byWords) => {
@@ -28,34 +27,34 @@ const seam = (side, index) => {
 const lineOf = (side, items, byWords, label) => {
   let at = 0;
   const spans = [];
-  const line = h("p", { class: byWords ? "line" : "line pieces", dir: rtl(side.text) ? "rtl" : "ltr", role: "group", "aria-label": label });
+  const dir = rtl(side.text) ? "rtl" : "ltr";
+  const line = h("p", { class: byWords ? "line" : "line pieces", dir, role: "group", "aria-label": label });
   for (const item of items) {
-    const inText = item.word !== null;
-    const start = inText ? side.text.indexOf(item.text, at) : -1;
-    const span = h("span", { class: inText || !byWords ? "item" : "item mark", role: "img", "aria-label": item.text },
-      byWords ? item.text : seam(side, item.ids[0]));
-    line.append(!byWords ? "" : start < 0 ? " " : side.text.slice(at, start), span);
+    const start = item.word === null ? -1 : side.text.indexOf(item.text, at);
+    const shown = byWords ? item.text : seam(side, item.ids[0]);
+    spans.push(h("span", { class: byWords && item.word === null ? "item mark" : "item", role: "img", "aria-label": item.text }, shown));
+    line.append(!byWords ? "" : start < 0 ? " " : side.text.slice(at, start), spans.at(-1));
     if (start >= 0) at = start + item.text.length;
-    spans.push(span);
   }
   return { line, spans };
 };
 
 // A row is the mean of its tokens' rows, what it gives to a column the sum over the column's tokens.
+const total = (ids, value) => ids.reduce((sum, id) => sum + value(id), 0);
 const merged = (matrix, rows, columns) =>
   rows.map((row) => columns.map((column) =>
-    rounded(row.ids.reduce((sum, r) => sum + column.ids.reduce((part, c) => part + (matrix[r]?.[c] ?? 0), 0), 0) / row.ids.length)));
+    +(total(row.ids, (r) => total(column.ids, (c) => matrix[r]?.[c] ?? 0)) / row.ids.length).toFixed(4)));
 
 // The weights of one choice, with what its rows and columns are.
 const view = (trace, choice) => {
   const heads = trace.attention[`${choice.kind}.${choice.layer}`];
-  let matrix = heads[choice.head] ?? heads[0].map((line, r) => line.map((_, c) => heads.reduce((sum, head) => sum + head[r][c], 0) / heads.length));
+  const mean = () => heads[0].map((line, r) => line.map((_, c) => total(heads, (head) => head[r][c]) / heads.length));
+  let matrix = heads[choice.head] ?? mean();
   let [target, source] = [trace.target, trace.source];
   if (choice.kind === "encoder") target = source;
   if (choice.kind === "decoder") // what it looks at are its inputs: a start, then each token but the last
     source = { ...target, tokens: ["<s>", ...target.tokens.slice(0, -1)], word_of: [null, ...target.word_of.slice(0, -1)] };
-  const shifted = choice.shifted && choice.kind === "cross" && matrix.length > 1;
-  if (shifted) { // a token looks around at the step that reads it, one after the step that predicts it
+  if (choice.shifted && choice.kind === "cross" && matrix.length > 1) { // a token looks around at the step that reads it
     matrix = matrix.slice(1);
     target = { ...target, tokens: target.tokens.slice(0, -1) };
   }
@@ -73,35 +72,35 @@ const arcs = ({ rows, columns, target, source, weights }, words, point) => {
   const draw = (box) => {
     const [row, column] = active;
     const origin = box.getBoundingClientRect();
-    const middle = (span) => { const r = span.getBoundingClientRect(); return [r.left + r.width / 2 - origin.left, r.top - origin.top, r.bottom - origin.top]; };
-    const from = below.spans.map(middle);
-    const to = above.spans.map(middle);
-    const quiet = row === null && column === null;
+    const middle = (span) => {
+      const { left, width, top, bottom } = span.getBoundingClientRect();
+      return [left + width / 2 - origin.left, top - origin.top, bottom - origin.top];
+    };
+    const [from, to] = [below.spans.map(middle), above.spans.map(middle)];
     const paths = weights.flatMap((line, r) => line.map((weight, c) => {
-      if (weight < 0.02 || (row !== null && r !== row) || (column !== null && row === null && c !== column)) return null;
+      if (weight < 0.02 || (row !== null ? r !== row : column !== null && c !== column)) return null;
       const [[x0, y0], [x1, , y1]] = [from[r], to[c]];
       const bend = (y0 - y1) / 2;
-      return s("path", { d: `M${x0},${y0} C${x0},${y0 - bend} ${x1},${y1 + bend} ${x1},${y1}`, "stroke-width": 1 + 4 * weight, opacity: quiet ? weight * 0.55 : 0.25 + 0.75 * weight });
+      const d = `M${x0},${y0} C${x0},${y0 - bend} ${x1},${y1 + bend} ${x1},${y1}`;
+      return s("path", { d, "stroke-width": 1 + 4 * weight, opacity: (row ?? column) === null ? weight * 0.55 : 0.25 + 0.75 * weight });
     }));
     picture.replaceChildren(...paths.filter(Boolean));
   };
   const box = responsive(draw, { class: "arcs" });
+  const mark = (spans, chosen, given) => spans.forEach((span, index) => {
+    span.classList.toggle("on", index === chosen);
+    span.toggleAttribute("data-w", given(index) >= 0.01);
+    if (given(index) >= 0.01) span.dataset.w = given(index).toFixed(2);
+  });
   const show = (row, column) => {
     active = [row, column];
-    below.spans.forEach((span, r) => {
-      span.classList.toggle("on", r === row);
-      const given = row === null && column !== null ? weights[r][column] : 0;
-      given >= 0.01 ? span.setAttribute("data-w", given.toFixed(2)) : span.removeAttribute("data-w");
-    });
-    above.spans.forEach((span, c) => {
-      span.classList.toggle("on", c === column);
-      const given = row !== null ? weights[row][c] : 0;
-      given >= 0.01 ? span.setAttribute("data-w", given.toFixed(2)) : span.removeAttribute("data-w");
-    });
+    mark(below.spans, row, (r) => (row === null && column !== null ? weights[r][column] : 0));
+    mark(above.spans, column, (c) => (row !== null ? weights[row][c] : 0));
     box.redraw();
   };
-  roving(above.spans, rtl(source.text), (column) => point(null, column), () => point(null, null));
-  roving(below.spans, rtl(target.text), (row) => point(row, null), () => point(null, null));
+  const along = (side) => (key, index) => index + forth(key, rtl(side.text));
+  roving(above.spans, along(source), (column) => point(null, column), () => point(null, null));
+  roving(below.spans, along(target), (row) => point(row, null), () => point(null, null));
   box.append(above.line, below.line, picture);
   return { node: box, show };
 };
@@ -109,12 +108,12 @@ const arcs = ({ rows, columns, target, source, weights }, words, point) => {
 // What is said about a place: the exact weight of a cell, or the strongest of a row or a column.
 const said = ({ rows, columns, weights }, row, column) => {
   const name = (item) => h("bdi", {}, item.text);
-  const one = (item, weight) => [name(item), ` ${weight}`];
-  if (row !== null && column !== null) return [name(rows[row]), " → ", one(columns[column], weights[row][column])];
   if (row === null && column === null) return ["Point at a word or a cell, or move with Tab and arrow keys."];
-  const list = row !== null ? columns.map((item, c) => [item, weights[row][c]]) : rows.map((item, r) => [item, weights[r][column]]);
-  const best = list.sort((a, b) => b[1] - a[1]).slice(0, 4).filter(([, weight]) => weight > 0);
-  return [name(row !== null ? rows[row] : columns[column]), row !== null ? " looks at " : " is looked at by ", best.map(([item, weight], index) => [index ? ", " : "", one(item, weight)])];
+  if (row !== null && column !== null) return [name(rows[row]), " → ", name(columns[column]), ` ${weights[row][column]}`];
+  const [item, verb] = row !== null ? [rows[row], " looks at"] : [columns[column], " is looked at by"];
+  const others = row !== null ? columns.map((other, c) => [other, weights[row][c]]) : rows.map((other, r) => [other, weights[r][column]]);
+  const best = others.filter(([, weight]) => weight > 0).sort((a, b) => b[1] - a[1]).slice(0, 4);
+  return [name(item), verb, best.flatMap(([other, weight], index) => [index ? ", " : " ", name(other), ` ${weight}`])];
 };
 
 // `choice` keeps what the reader chose, for whoever draws the next trace in the same place.
@@ -126,40 +125,49 @@ export const attention = (trace, choice = {}) => {
   const from = trace.alignment_from;
   const [kind, layer] = from && trace.attention[from.map] ? from.map.split(".") : [kinds[0], layers[kinds[0]].at(-1)];
   const byWords = [trace.source, trace.target].every((side) => side.words?.length);
-  for (const [key, value] of Object.entries({ kind, layer, head: from?.head ?? "mean", shifted: from?.shifted ?? false, words: byWords })) choice[key] ??= value;
+  const first = { kind, layer, head: from?.head ?? "mean", shifted: from?.shifted ?? false, words: byWords };
+  for (const key of Object.keys(first)) choice[key] ??= first[key];
   const controls = h("div", { class: "controls" });
-  const stage = h("div", {});
+  const stage = h("div");
   const readout = h("output", { class: "readout", "aria-live": "polite" });
   let seen;
   const draw = () => {
     if (!layers[choice.kind]) choice.kind = kinds[0];
     if (!layers[choice.kind].includes(choice.layer)) choice.layer = layers[choice.kind].at(-1);
-    const heads = trace.attention[`${choice.kind}.${choice.layer}`].length;
-    if (choice.head >= heads) choice.head = "mean";
-    const set = (name) => (value) => ((choice[name] = value), draw());
-    const focused = [...controls.querySelectorAll("select, input")].indexOf(document.activeElement);
-    controls.replaceChildren(...[
-      kinds.length > 1 && select("Attention", kinds.map((name) => [name, KINDS[name]]), choice.kind, set("kind")),
-      layers[choice.kind].length > 1 && select("Layer", layers[choice.kind].map((name) => [name, name]), choice.layer, set("layer")),
-      heads > 1 && select("Head", [["mean", "mean of all"], ...Array.from({ length: heads }, (_, head) => [head, head])], choice.head, set("head")),
-      choice.kind === "cross" && checkbox("shifted", choice.shifted, set("shifted")),
-      byWords && checkbox("whole words", choice.words, set("words")),
-    ].filter(Boolean));
-    controls.querySelectorAll("select, input")[focused]?.focus();
+    const heads = trace.attention[`${choice.kind}.${choice.layer}`];
+    if (choice.head >= heads.length) choice.head = "mean";
+    const set = (name) => (value) => {
+      choice[name] = value;
+      draw();
+      controls.querySelector(`[name=${name}]`)?.focus();
+    };
+    const chooser = (label, name, options) => options.length > 1 && select(label, options, choice[name], set(name), name);
+    const choosers = [
+      chooser("Attention", "kind", kinds.map((name) => [name, KINDS[name]])),
+      chooser("Layer", "layer", layers[choice.kind].map((name) => [name, name])),
+      chooser("Head", "head", heads.length > 1 ? [["mean", "mean"], ...heads.map((_, head) => [head, head])] : []),
+      choice.kind === "cross" && checkbox("shifted", choice.shifted, set("shifted"), "shifted"),
+      byWords && checkbox("whole words", choice.words, set("words"), "words"),
+    ];
+    controls.replaceChildren(...choosers.filter(Boolean));
     seen = view(trace, choice);
     const point = (row, column) => {
       map.show(row, column);
       lines.show(row, column);
-      readout.replaceChildren(...said(seen, row, column).flat(3));
+      readout.replaceChildren(...said(seen, row, column).flat());
     };
     const label = `Heatmap of attention, ${KINDS[choice.kind]}: ${seen.rows.length} by ${seen.columns.length}`;
     const map = heatmap({ ...seen, label }, point);
     const lines = arcs(seen, choice.words, point);
     stage.replaceChildren(lines.node, readout, h("div", { class: "scroll" }, map.node));
     readout.replaceChildren(...said(seen, null, null));
+    shown.querySelector("details")?.dispatchEvent(new Event("toggle")); // the numbers are of this choice, too
   };
+  const numbers = () =>
+    table(["", ...seen.columns.map((item) => item.text)], seen.rows.map((item, row) => [item.text, ...seen.weights[row]]));
+  const dots = trace.alignment.length > 0 && "A dot marks words that are aligned. ";
+  const note = ["Each row is one that looks, each column what it looks at. ", dots, h("span", { class: "scale" }, "0 ", h("i", {}), " 1")];
+  const shown = figure("Attention.", note, [controls, stage], numbers);
   draw();
-  const numbers = () => table(["", ...seen.columns.map((item) => item.text)], seen.rows.map((item, row) => [item.text, ...seen.weights[row]]));
-  const scale = h("span", { class: "scale" }, "0 ", h("i", {}), " 1");
-  return figure("Attention.", ["Each row is a target word, each column what it looks at. ", trace.alignment.length ? "A dot marks the words that are aligned. " : "", scale], [controls, stage], numbers);
+  return shown;
 };

@@ -2,12 +2,12 @@
 
 const make = (node, attributes, children) => {
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
+    if ((value ?? false) === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (name.startsWith("--")) node.style.setProperty(name, value);
+    else if (name.startsWith("--")) node.style.setProperty(name, value); // which the policy allows, unlike an attribute
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => (child ?? false) !== false));
   return node;
 };
 export const h = (tag, attributes = {}, ...children) => make(document.createElement(tag), attributes, children);
@@ -18,8 +18,7 @@ export const s = (tag, attributes = {}, ...children) =>
 export const exact = (value) => (Number.isInteger(value) ? count(value) : Number.isFinite(value) ? String(+value.toPrecision(6)) : "–");
 export const short = (value) => (Number.isFinite(value) ? value.toLocaleString("en", { maximumSignificantDigits: 3 }) : "–");
 export const count = (value) => (Number.isFinite(value) ? value.toLocaleString("en") : "–");
-export const probability = (logarithm) => Math.exp(logarithm);
-export const percent = (share) => (share > 0.9949 && share < 1 ? ">99" : share < 0.0051 && share > 0 ? "<1" : Math.round(share * 100)) + "%";
+export const percent = (share) => (share > 0.995 && share < 1 ? ">99" : share < 0.005 && share > 0 ? "<1" : Math.round(share * 100)) + "%";
 
 // Whether a text is read from right to left: its first letter decides, as for dir="auto".
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
@@ -34,8 +33,8 @@ export const shortened = (text, most) => {
 };
 
 const canvas = document.createElement("canvas").getContext("2d");
-export const measure = (text, size = 13) => {
-  canvas.font = `${size}px ${getComputedStyle(document.body).fontFamily}`;
+export const measure = (text) => {
+  canvas.font = `13px ${getComputedStyle(document.body).fontFamily}`;
   return canvas.measureText(text).width;
 };
 
@@ -54,41 +53,44 @@ export const responsive = (draw, attributes = {}) => {
   return box;
 };
 
-// One stop of the Tab key for a row of items; arrow keys move within it, in reading order.
-export const roving = (items, backwards, show, hide) => {
-  const go = (index) => {
-    const next = items[Math.max(0, Math.min(items.length - 1, index))];
-    items.forEach((item) => item.setAttribute("tabindex", item === next ? 0 : -1));
+// One stop of the Tab key for several items; `move(key, index)` says which item an arrow key leads to, if any.
+export const roving = (items, move, show, hide) => items.forEach((item, index) => {
+  item.setAttribute("tabindex", index ? -1 : 0);
+  for (const name of ["pointerenter", "focus"]) item.addEventListener(name, () => show(index));
+  for (const name of ["pointerleave", "blur"]) item.addEventListener(name, hide);
+  item.addEventListener("keydown", (event) => {
+    const next = items[move(event.key, index)];
+    if (!next) return;
+    event.preventDefault();
+    items.forEach((other) => other.setAttribute("tabindex", other === next ? 0 : -1));
     next.focus();
-  };
-  items.forEach((item, index) => {
-    item.setAttribute("tabindex", index ? -1 : 0);
-    item.addEventListener("pointerenter", () => show(index));
-    item.addEventListener("focus", () => show(index));
-    item.addEventListener("pointerleave", hide);
-    item.addEventListener("blur", hide);
-    item.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: backwards ? -1 : 1, ArrowLeft: backwards ? 1 : -1, Home: -Infinity, End: Infinity }[event.key];
-      if (!step) return;
-      event.preventDefault();
-      go(index + step);
-    });
+    next.scrollIntoView({ block: "nearest", inline: "nearest" });
   });
-};
+});
+// What the keys to the left and right mean in a row that is read forwards or backwards: one on, one back, nothing.
+export const forth = (key, backwards) => ({ ArrowRight: 1, ArrowLeft: -1 }[key] ?? NaN) * (backwards ? -1 : 1);
+export const within = (index, length) => Math.max(0, Math.min(length - 1, index));
 
-export const select = (label, options, value, change) => {
-  const node = h("select", { onchange: () => change(node.value) },
+export const select = (label, options, value, change, name) => {
+  const node = h("select", { name, onchange: () => change(node.value) },
     options.map(([key, name]) => h("option", { value: key, selected: String(key) === String(value) }, name)));
   return h("label", {}, `${label} `, node);
 };
-export const checkbox = (label, checked, change) => {
-  const node = h("input", { type: "checkbox", checked, onchange: () => change(node.checked) });
+export const checkbox = (label, checked, change, name) => {
+  const node = h("input", { type: "checkbox", name, checked, onchange: () => change(node.checked) });
   return h("label", {}, node, ` ${label}`);
 };
 
+// One number of a few as a bar: with `from`, an interval in which it lies.
+export const bar = (label, share, said, { from, to, run, chosen } = {}) =>
+  h("div", { class: chosen ? "bar chosen" : "bar", "--w": share, "--from": from, "--to": to, "--c": run !== undefined && colour(run) },
+    h("bdi", {}, label), h("i", { class: from !== undefined && "interval" }), h("span", {}, said));
+export const colour = (index) => `var(--series${index % 6})`;
+
 // A picture with its caption; `numbers` makes the table that says the same in text, when it is opened.
 export const figure = (title, note, picture, numbers) => {
-  const details = numbers && h("details", {}, h("summary", {}, "Numbers"));
-  details?.addEventListener("toggle", () => details.children.length > 1 || details.append(numbers()));
+  const body = h("div");
+  const fill = (event) => body.replaceChildren(event.target.open ? numbers() : "");
+  const details = numbers && h("details", { ontoggle: fill }, h("summary", {}, "Numbers"), body);
   return h("figure", {}, h("figcaption", {}, h("strong", {}, title), " ", note), picture, details);
 };

@@ -1,58 +1,55 @@
 // A matrix of weights as coloured cells: rows look at columns. Arrow keys move from cell to cell.
-import { isolated, measure, rtl, s, shortened } from "./base.js";
-
-const LONGEST = 24;
+import { forth, isolated, measure, rtl, s, shortened, within } from "./base.js";
 
 // `point(row, column)` hears where the reader is, `point(null, null)` that they left.
 export const heatmap = ({ rows, columns, weights, marked, label }, point) => {
   const mirrored = rtl(columns.map((column) => column.text).join(" "));
-  const names = [rows, columns].map((items) => items.map((item) => shortened(item.text, LONGEST)));
+  const names = [rows, columns].map((items) => items.map((item) => shortened(item.text, 24)));
   const [rowWidth, columnWidth] = names.map((texts) => Math.max(...texts.map((text) => measure(text))));
-  const cell = Math.max(rows.length, columns.length) > 40 ? 18 : 28;
+  const cell = Math.max(18, Math.min(34, Math.min(520, innerWidth - 150) / columns.length)); // smaller where there are many
   const [side, slope] = [rowWidth + 14, columnWidth * 0.71 + 16];
   const [width, height] = [side + columns.length * cell + slope, slope + rows.length * cell + 2];
   const place = (x) => (mirrored ? width - x : x);
   const left = (column) => (mirrored ? width - side - (column + 1) * cell : side + column * cell);
+  const middle = (row) => slope + (row + 0.5) * cell;
+  const square = (row, column, gap) => {
+    const size = cell - 2 * gap;
+    return { x: left(column) + gap, y: slope + row * cell + gap, width: size, height: size, rx: 3 };
+  };
   const rowLabels = names[0].map((text, row) =>
-    s("text", { x: place(side - 8), y: slope + (row + 0.5) * cell, dy: "0.35em", "text-anchor": mirrored ? "start" : "end" }, isolated(text)));
-  const columnLabels = names[1].map((text, column) =>
-    s("text", {
-      transform: `translate(${left(column) + cell / 2 + (mirrored ? 3 : -3)},${slope - 7}) rotate(${mirrored ? 45 : -45})`,
-      dy: "0.35em", "text-anchor": mirrored ? "end" : "start",
-    }, isolated(text)));
+    s("text", { x: place(side - 8), y: middle(row), dy: "0.35em", "text-anchor": mirrored ? "start" : "end" }, isolated(text)));
+  const columnLabels = names[1].map((text, column) => {
+    const transform = `translate(${left(column) + cell / 2 + (mirrored ? 3 : -3)},${slope - 7}) rotate(${mirrored ? 45 : -45})`;
+    return s("text", { transform, dy: "0.35em", "text-anchor": mirrored ? "end" : "start" }, isolated(text));
+  });
   const cells = weights.map((line, row) => line.map((weight, column) =>
-    s("rect", {
-      class: marked(row, column) ? "cell marked" : "cell", "--w": weight, "data-at": `${row},${column}`,
-      x: left(column) + 1, y: slope + row * cell + 1, width: cell - 2, height: cell - 2, rx: 3,
-    })));
-  const cursor = s("rect", { class: "cursor", width: cell, height: cell, rx: 4 });
+    s("rect", { ...square(row, column, 1), class: "cell", "--w": weight, "data-at": `${row},${column}` })));
+  const cursor = s("rect", { class: "cursor" });
   const dots = cells.flatMap((line, row) => line.map((_, column) => marked(row, column) &&
-    s("circle", { class: "dot", cx: left(column) + cell / 2, cy: slope + (row + 0.5) * cell, r: 2.5 })));
-  let at = null;
-
+    s("circle", { class: "dot", cx: left(column) + cell / 2, cy: middle(row), r: 2.5 })));
+  let at = [0, 0];
   const show = (row, column) => {
     rowLabels.forEach((node, index) => node.classList.toggle("on", index === row));
     columnLabels.forEach((node, index) => node.classList.toggle("on", index === column));
     cursor.classList.toggle("on", row !== null && column !== null);
-    cursor.setAttribute("x", left(column ?? 0));
-    cursor.setAttribute("y", slope + (row ?? 0) * cell);
+    Object.entries(square(row ?? 0, column ?? 0, 0)).forEach(([name, value]) => cursor.setAttribute(name, value));
   };
   const move = (row, column) => {
-    at = [Math.max(0, Math.min(rows.length - 1, row)), Math.max(0, Math.min(columns.length - 1, column))];
+    at = [within(row, rows.length), within(column, columns.length)];
     point(...at);
   };
   const node = s("svg", {
-    class: "heatmap", width, height, viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "application",
+    class: "heatmap", width, height, tabindex: 0, role: "application",
     "aria-roledescription": "heatmap", "aria-label": `${label}. Arrow keys move from cell to cell; the table below has all numbers.`,
     onpointermove: (event) => event.target.dataset.at && move(...event.target.dataset.at.split(",").map(Number)),
     onpointerleave: () => point(null, null),
-    onfocus: () => move(...(at ?? [0, 0])),
+    onfocus: () => move(...at),
     onblur: () => point(null, null),
     onkeydown: (event) => {
-      const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, mirrored ? 1 : -1], ArrowRight: [0, mirrored ? -1 : 1] }[event.key];
-      if (!step) return;
+      const [down, on] = [{ ArrowUp: -1, ArrowDown: 1 }[event.key], forth(event.key, mirrored)];
+      if (!down && !on) return;
       event.preventDefault();
-      move(at[0] + step[0], at[1] + step[1]);
+      move(at[0] + (down || 0), at[1] + (on || 0));
       cursor.scrollIntoView({ block: "nearest", inline: "nearest" });
     },
   }, rowLabels, columnLabels, cells, dots, cursor);

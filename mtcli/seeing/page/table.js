@@ -1,11 +1,9 @@
 // Tables: numbers to the right, text in its own direction, sorted by a click on a column's name.
 import { exact, h } from "./base.js";
 
-const cell = (value, name) => {
-  if (value instanceof Node) return h("td", { "data-name": name }, value);
-  return h("td", { class: typeof value === "number" && "number", "data-name": name }, h("bdi", {}, typeof value === "number" ? exact(value) : value ?? "–"));
-};
-const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a ?? "").localeCompare(String(b ?? "")));
+const cell = (value, name, numeric) =>
+  h("td", { class: numeric && "number", "data-name": name }, h("bdi", {}, typeof value === "number" ? exact(value) : value ?? "–"));
+const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
 
 // `open(row)` gives what a row shows when it is opened, or null; `size` rows are shown at first.
 export const table = (names, rows, { sortable = false, open = null, size = Infinity, stacked = false } = {}) => {
@@ -14,8 +12,7 @@ export const table = (names, rows, { sortable = false, open = null, size = Infin
   const numeric = names.map((_, column) => rows.some((row) => typeof row[column] === "number"));
   let [by, sign] = [null, 1];
   const line = (row) => {
-    const cells = row.slice(0, names.length).map((value, column) => cell(value, names[column]));
-    const node = h("tr", {}, cells);
+    const node = h("tr", {}, row.map((value, column) => cell(value, names[column], numeric[column])));
     const inside = open?.(row);
     if (!inside) return node;
     const button = h("button", { class: "open", "aria-expanded": "false" }, "Look");
@@ -32,7 +29,8 @@ export const table = (names, rows, { sortable = false, open = null, size = Infin
     const sorted = by === null ? rows : [...rows].sort((a, b) => sign * compare(a[by], b[by]));
     body.replaceChildren(...sorted.slice(0, size).map(line));
     more.hidden = size >= rows.length;
-    heads.forEach((head, column) => head.setAttribute("aria-sort", column !== by ? "none" : sign > 0 ? "ascending" : "descending"));
+    const direction = (column) => (column !== by ? "none" : sign > 0 ? "ascending" : "descending");
+    heads.forEach((head, column) => head.setAttribute("aria-sort", direction(column)));
   };
   const sort = (column) => {
     sign = by === column ? -sign : 1;

@@ -1,19 +1,21 @@
 // The tree of a beam search: what it tried, what it kept, and why each branch ended.
-import { checkbox, exact, figure, h, isolated, measure, rtl, s, shortened } from "./base.js";
+import { checkbox, exact, figure, forth, h, isolated, measure, roving, rtl, s, shortened } from "./base.js";
 import { table } from "./table.js";
 
 const WHY = { finished: "finished", width: "pruned: not among the best of its step", stop: "still open when the search stopped" };
 const ROW = 24;
+const why = (end) => (end ? `, ${WHY[end]}` : "");
 
 export const tree = (trace) => {
   const nodes = trace.tree;
   const finished = nodes.map((node, id) => id).filter((id) => nodes[id].end === "finished");
   const best = new Set();
   for (let id = finished.sort((a, b) => nodes[b].score - nodes[a].score)[0] ?? -1; id >= 0; id = nodes[id].parent) best.add(id);
+  const kind = (id) => `${nodes[id].end ?? ""} ${best.has(id) ? "best" : ""}`;
   const mirrored = rtl(trace.target.text);
+  const name = (id) => shortened(nodes[id].token, 16);
   const readout = h("output", { class: "readout", "aria-live": "polite" }, "Point at a node, or move with Tab and arrow keys.");
   const stage = h("div", { class: "scroll" });
-
   const draw = (pruned) => {
     const children = nodes.map(() => []);
     nodes.forEach((node, id) => node.parent >= 0 && (pruned || node.end !== "width") && children[node.parent].push(id));
@@ -30,7 +32,7 @@ export const tree = (trace) => {
       for (const id of chain) {
         y[id] = row * ROW + ROW / 2 + 4;
         order.push(id);
-        wide[nodes[id].step] = Math.max(wide[nodes[id].step] ?? 0, measure(shortened(nodes[id].token, 16)));
+        wide[nodes[id].step] = Math.max(wide[nodes[id].step] ?? 0, measure(name(id)));
         queue.push(...children[id].slice(1).map((child) => [child, row]));
       }
     }
@@ -40,48 +42,41 @@ export const tree = (trace) => {
     const x = (place) => (mirrored ? width - place : place);
     const edges = order.filter((id) => nodes[id].parent >= 0).map((id) => {
       const { parent, step } = nodes[id];
-      const from = start[nodes[parent].step] + measure(shortened(nodes[parent].token, 16)) + 14;
+      const from = start[nodes[parent].step] + measure(name(parent)) + 14;
       const [turn, to] = [start[step] - 32, start[step] - 7]; // beyond all text of the parent's step
-      return s("path", { class: `edge ${nodes[id].end ?? ""} ${best.has(id) ? "best" : ""}`, d: `M${x(from)},${y[parent]}H${x(turn)}C${x((turn + to) / 2)},${y[parent]} ${x((turn + to) / 2)},${y[id]} ${x(to)},${y[id]}` });
+      const [middle, above, here] = [x((turn + to) / 2), y[parent], y[id]];
+      const d = `M${x(from)},${above}H${x(turn)}C${middle},${above} ${middle},${here} ${x(to)},${here}`;
+      return s("path", { class: `edge ${kind(id)}`, d });
     });
-    const shapes = {};
-    const show = (id) => {
-      const { token, log_probability, score, end } = nodes[id];
+    const show = (index) => {
+      const { log_probability, score, end } = nodes[order[index]];
       const path = [];
-      for (let up = id; up >= 0; up = nodes[up].parent) path.unshift(up);
-      for (const other of order) shapes[other].classList.toggle("on", path.includes(other));
-      const prefix = path.slice(1, -1).map((up) => [h("bdi", {}, nodes[up].token), " "]);
-      readout.replaceChildren(...[prefix, h("strong", {}, h("bdi", {}, token)), `  log-probability ${exact(log_probability)}, score ${exact(score)}${end ? `, ${WHY[end]}` : ""}`].flat(2));
+      for (let up = order[index]; up >= 0; up = nodes[up].parent) path.unshift(up);
+      order.forEach((id, place) => shapes[place].classList.toggle("on", path.includes(id)));
+      const prefix = path.slice(1).flatMap((up) => [h("bdi", {}, nodes[up].token), " "]);
+      readout.replaceChildren(...prefix, `log-probability ${exact(log_probability)}, score ${exact(score)}${why(end)}`);
     };
-    const go = (id) => {
-      if (id === undefined || !shapes[id]) return;
-      for (const other of order) shapes[other].setAttribute("tabindex", other === id ? 0 : -1);
-      shapes[id].focus();
-      shapes[id].scrollIntoView({ block: "nearest", inline: "nearest" });
-    };
-    for (const [index, id] of order.entries()) {
+    const shapes = order.map((id) => {
       const { token, step, end } = nodes[id];
-      const at = x(start[step]);
-      const mark = end === "width" ? s("path", { d: `M${at - 4},${y[id] - 4}l8,8m0,-8l-8,8` }) : s(end === "stop" ? "rect" : "circle", { cx: at, cy: y[id], x: at - 4, y: y[id] - 4, width: 8, height: 8, r: 5 });
-      shapes[id] = s("g", {
-        class: `node ${end ?? ""} ${best.has(id) ? "best" : ""}`, tabindex: index ? -1 : 0, role: "img",
-        "aria-label": `step ${step}: ${token}${end ? `, ${WHY[end]}` : ""}`, onpointerenter: () => show(id), onfocus: () => show(id),
-        onkeydown: (event) => {
-          const [back, on] = mirrored ? ["ArrowRight", "ArrowLeft"] : ["ArrowLeft", "ArrowRight"];
-          const next = { [back]: nodes[id].parent, [on]: children[id][0], ArrowUp: order[index - 1], ArrowDown: order[index + 1] }; // up and down: the others of its step
-          if (!(event.key in next)) return;
-          event.preventDefault();
-          go(next[event.key]);
-        },
-      }, mark, s("text", { x: x(start[step] + 10), y: y[id], dy: "0.35em", "text-anchor": mirrored ? "end" : "start" }, isolated(shortened(token, 16))));
-    }
-    const picture = s("svg", { class: "tree", width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `Tree of the search, ${order.length} nodes` }, edges, order.map((id) => shapes[id]));
-    stage.replaceChildren(picture);
+      const [at, here] = [x(start[step]), y[id]];
+      const mark = end === "width" ? s("path", { d: `M${at - 4},${here - 4}l8,8m0,-8l-8,8` })
+        : end === "stop" ? s("rect", { x: at - 4, y: here - 4, width: 8, height: 8 }) : s("circle", { cx: at, cy: here, r: 5 });
+      const text = { x: x(start[step] + 10), y: here, dy: "0.35em", "text-anchor": mirrored ? "end" : "start" };
+      const attributes = { class: `node ${kind(id)}`, role: "img", "aria-label": `step ${step}: ${token}${why(end)}` };
+      return s("g", attributes, mark, s("text", text, isolated(name(id))));
+    });
+    const move = (key, index) => { // along a branch, or to another one of the same step
+      const along = { 1: children[order[index]][0], [-1]: nodes[order[index]].parent }[forth(key, mirrored)];
+      return along === undefined ? index + { ArrowUp: -1, ArrowDown: 1 }[key] : order.indexOf(along);
+    };
+    roving(shapes, move, show, () => {});
+    const picture = { class: "tree", width, height, role: "group", "aria-label": `Tree of the search, ${order.length} nodes` };
+    stage.replaceChildren(s("svg", picture, edges, shapes));
     if (mirrored) requestAnimationFrame(() => (stage.scrollLeft = stage.scrollWidth));
   };
   draw(true);
   const ended = (end) => nodes.filter((node) => node.end === end).length;
-  const note = `${finished.length} finished (●), ${ended("width")} pruned (×), ${ended("stop")} open when the search stopped (■). The best one is the bold line.`;
+  const note = `${finished.length} finished (●), ${ended("width")} pruned (×), ${ended("stop")} open at the end (■). Bold: the best.`;
   const numbers = () => table(["node", "parent", "step", "token", "log-probability", "score", "why it ended"],
     nodes.map((node, id) => [id, node.parent, node.step, node.token, node.log_probability, node.score, WHY[node.end] ?? "went on"]));
   return figure("The search.", note, [h("div", { class: "controls" }, checkbox("what was pruned", true, draw)), readout, stage], numbers);
