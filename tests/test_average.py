@@ -38,7 +38,9 @@ def test_average_is_the_mean_of_weights_and_makes_a_run(folder, tmp_path):
     for name, tensor in weights.items():
         parts = [run.load_checkpoint(update, training=False).model[name] for update in updates]
         assert torch.allclose(tensor, sum(parts) / 3, atol=1e-6) and tensor.dtype == parts[0].dtype
+    (tmp_path / ".mean.123.aside").mkdir()  # of one that was killed
     made = average.write(run, updates, weights, tmp_path / "mean")
+    assert [path.name for path in tmp_path.iterdir()] == ["mean"]
     translator = Translator.load(tmp_path / "mean", device="cpu")
     own = average.validate(made, torch.device("cpu"))
     pairs = tiny.pairs(8, seed=1)

@@ -16,6 +16,8 @@ import pytest
 import tiny
 from command import ENVIRONMENT, lines, mtcli, python_mtcli
 
+from mtcli.support import files
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
@@ -434,3 +436,64 @@ def test_hints_are_quoted_for_the_shell(folder):
         done = mtcli(folder, command, "--config", "a $b.yaml", "--set", "data.validation=shell.tsv")
         hint = done.stderr.decode().split("next: ")[1].split("\n")[0]
         assert shlex.split(hint) == ["mtcli", *words]
+
+
+TRANSLATE = ("translate", "--run", "runs/tiny", "--input", "train.tsv")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links, devices and pipes as on Unix")
+def test_output_goes_into_devices_and_pipes_and_to_what_a_link_leads_to(folder):
+    expected = mtcli(folder, *TRANSLATE).stdout
+    place = folder / "places"
+    (place / "there").mkdir(parents=True)
+    os.mkfifo(place / "pipe")
+    (place / "null").symlink_to("/dev/null")
+    (place / "new").symlink_to("there/new")
+    (place / "link").symlink_to("there/file")
+    (place / "there/file").write_text("old")
+    (place / "there/file").chmod(0o640)
+    for name in ("null", "new", "link"):
+        mtcli(folder, *TRANSLATE, "--output", place / name)
+        assert (place / name).is_symlink()
+    assert (place / "there/new").read_bytes() == expected == (place / "there/file").read_bytes()
+    assert (place / "there/file").stat().st_mode & 0o777 == 0o640
+    with subprocess.Popen(["cat", place / "pipe"], stdout=subprocess.PIPE) as reader:
+        mtcli(folder, *TRANSLATE, "--output", place / "pipe")
+        assert reader.stdout.read() == expected
+    for sink in ("| cat", "> stdout && cat stdout"):
+        done = shell(folder, f'"$@" --output /dev/stdout {sink}', *TRANSLATE)
+        assert done.stdout.encode() == expected
+    assert sorted(path.name for path in place.rglob("*")) == sorted(
+        ["there", "pipe", "null", "new", "link", "file", "new"]
+    )
+    (place / "trap.part").symlink_to("there/file")
+    done = mtcli(folder, *TRANSLATE, "--output", place / "trap", status=1)
+    assert "is a link" in done.stderr.decode() and (place / "there/file").read_bytes() == expected
+
+
+def test_one_file_or_directory_is_written_by_one_process_at_a_time(folder):
+    (folder / "own.txt").write_text("abc\n")
+    for output, command in (
+        ("own.txt", TRANSLATE),
+        ("own.txt", ("eval", "--run", "runs/tiny")),
+        ("own", ("average", "--run", "runs/tiny")),
+        ("own", ("export", "--run", "runs/tiny", "--format", "ctranslate2")),
+    ):
+        with files.claim(folder / output):
+            told = mtcli(folder, *command, "--output", output, status=1).stderr.decode()
+        assert f"Another process is writing {output} (process {os.getpid()})." in told
+    assert (folder / "own.txt").read_text() == "abc\n" and not (folder / "own").exists()
+    assert not [path.name for path in folder.glob(".own*")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of processes, as on Unix")
+def test_a_full_disk_keeps_what_is_there_and_says_how_to_continue(folder):
+    words = [*TRANSLATE, "--json", "--output", "full.txt"]
+    limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (9000, 9000))\n"
+    program = f"{limit}from mtcli.cli import main; main()"
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 1 and "full.txt cannot be written: File too large" in done.stderr
+    assert "full.txt.part holds the results so far; --resume continues it." in done.stderr
+    mtcli(folder, *words, "--resume")
+    assert (folder / "full.txt").read_bytes() == mtcli(folder, *TRANSLATE, "--json").stdout

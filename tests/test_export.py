@@ -249,6 +249,7 @@ def test_only_an_export_is_overwritten(three, tmp_path):
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
     export(run, tmp_path / "out", "ctranslate2")
     (tmp_path / "out/old").write_text("")
+    (tmp_path / ".out.123.aside/tokenizer").mkdir(parents=True)  # of one that was killed
     export(run, tmp_path / "out", "ctranslate2", "int8")
     assert is_exported(tmp_path / "out") and not (tmp_path / "out/old").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]

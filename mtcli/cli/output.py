@@ -1,19 +1,24 @@
 """Results in files that are complete under their name or can be continued, and a progress bar.
 
 While ``FILE`` is being written there are ``FILE.part``, the results so far, and ``FILE.part.json``, what was asked for.
+A second process that would write the same is refused.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 from ..support import files
-from ..support.errors import UserError, log
+from ..support.errors import UserError, log, visible
+from ..support.signals import Interrupted
 from ..text.corpus import count_lines
 
 Result = TypeVar("Result")
@@ -21,50 +26,89 @@ Task = dict[str, Any]  # what was asked for, as JSON
 
 
 @contextmanager
-def writer(path: Path | None, task: Task | None = None, keep: int = 0) -> Iterator[TextIO]:
+def writer(path: Path | None) -> Iterator[TextIO]:
     """Where results go: stdout, or a file that has its name only once it is complete.
 
-    ``task`` is what `resume_point` will compare with a later request to continue. The first ``keep`` bytes of an
-    interrupted file's results stay; the new ones follow them.
+    A link is followed; what is no plain file (a device, a pipe) is written into. Raises UserError.
+    """
+    with resumable(path) as (file, _):
+        yield file
+
+
+@contextmanager
+def resumable(
+    path: Path | None, task: Task | None = None, resume: bool = False, grouped: bool = False
+) -> Iterator[tuple[TextIO, int]]:
+    """As `writer`, and how many lines of input an interrupted file answers, which ``resume`` continues.
+
+    ``task`` is what a later request to continue must ask for as well. See `resume_point` for ``grouped``.
     """
     if path is None:
-        yield sys.stdout
+        yield (cast(TextIO, _Terminal()) if sys.stdout.isatty() else sys.stdout), 0
         sys.stdout.flush()
         return
-    part, asked = _beside(path)
-    with files.user_errors(path):
-        with open(part, "a" if keep else "w", encoding="utf-8", newline="\n") as file:
+    place = files.follow(path)
+    if files.is_special(place):
+        with files.user_errors(path), open(place, "a", encoding="utf-8", newline="\n") as file:
+            yield file, 0
+        return
+    part, asked = _beside(place)
+    with files.user_errors(path), files.claim(place):
+        done, keep = resume_point(place, task or {}, grouped) if resume else (0, 0)
+        with io.TextIOWrapper(files.open_regular(part, "ab"), "utf-8", newline="\n") as file:
             file.truncate(keep)
             if task is not None:
-                asked.write_text(json.dumps(task, indent=1), encoding="utf-8")
+                files.replace_file(asked, json.dumps(task, indent=1).encode())
             try:
-                yield file
-            except (KeyboardInterrupt, UserError):
-                if task is not None and file.tell():
-                    log.info(f"{part} holds the results so far; --resume continues it.")
+                yield file, done
+                file.flush()
+                os.fsync(file.fileno())
+            except (Interrupted, UserError, OSError) as error:
+                if task is not None and part.stat().st_size:
+                    hint = f"{part} holds the results so far; --resume continues it."
+                    if isinstance(error, Interrupted):
+                        error.hint = hint
+                    else:
+                        log.info(hint)
                 raise
-        files.sync(part)
-        part.replace(path)
+        with suppress(FileNotFoundError):
+            shutil.copymode(place, part)
+        part.replace(place)
         asked.unlink(missing_ok=True)
 
 
-def resume_point(path: Path, task: Task, grouped: bool) -> tuple[int, int] | None:
-    """How many lines of input an interrupted ``path`` answers, and in how many bytes; None if nothing was interrupted.
+class _Terminal:
+    """stdout where it is a terminal, which is shown nothing that could control it."""
+
+    def write(self, text: str) -> None:
+        sys.stdout.write(visible(text))
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def is_complete(path: Path) -> bool:
+    """Whether there is such a file and nothing of it is left to do."""
+    place = files.follow(path)
+    return place.is_file() and not os.path.lexists(_beside(place)[0])
+
+
+def resume_point(path: Path, task: Task, grouped: bool) -> tuple[int, int]:
+    """How many lines of input an interrupted ``path`` answers, and in how many bytes.
 
     A torn line does not count. Where results are ``grouped``, several lines that begin with the number of their input,
     neither does the last group, which may lack some. Raises UserError where the task was another.
     """
     part, asked = _beside(path)
     try:
-        if not part.exists():
-            return None
-        if not part.stat().st_size:
+        if not os.path.lexists(part) or not part.lstat().st_size:
             return 0, 0
-        before = json.loads(asked.read_text(encoding="utf-8")) if asked.exists() else None
-        if not isinstance(before, dict):
+        try:
+            before = files.read_json(asked)
+        except UserError as error:
             raise UserError(
-                f"{part} cannot be continued: {asked}, which says what was asked for, is missing or damaged."
-            )
+                f"{part} cannot be continued without what was asked for. {error}"
+            ) from None
         changed = [key for key in task if before.get(key) != task[key]]
         if changed:
             lines = "".join(f"\n  {key}: {before.get(key)} -> {task[key]}" for key in changed)
@@ -72,7 +116,7 @@ def resume_point(path: Path, task: Task, grouped: bool) -> tuple[int, int] | Non
                 f"{part} was begun with another task:{lines}\n"
                 "To continue it, ask for the same as before; without --resume it begins again."
             )
-        with open(part, "rb") as file:
+        with files.open_regular(part) as file:
             if grouped:
                 return _last_group(file)
             lengths = [len(line) for line in file if line.endswith(b"\n")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import sys
@@ -146,27 +145,24 @@ def _translate_lines(
 ) -> None:
     """Translate to a file or to stdout. ``task``: what a later --resume must ask for as well."""
     from ..decoding.translator import POOL_LINES
-    from .output import progress, resume_point, writer
+    from .output import is_complete, progress, resumable
 
-    n_best, as_json, done, keep = task["n_best"], task["json"], 0, 0
-    if resume and output:
-        left = resume_point(output, task, grouped=n_best > 1 and not as_json)
-        if left is None and output.exists():
-            log.info(f"{output} is complete already; without --resume it is made again.")
-            return
-        done, keep = left or (0, 0)
-        after = f"continuing after line {done:,}" if done else "nothing is there yet; beginning"
-        log.info(f"{output}: {after}")
-    repeated = done % POOL_LINES  # translated again: the rest is in the batches it would have been
-    first = done - repeated
-    ready = None if output else ready
-    translations = stream(islice(lines, first, None), first_line=first + 1, ready=ready)
-    with (
-        writer(output, task, keep) as out,
-        progress(islice(translations, repeated, None), input_path, not output, done) as results,
-    ):
-        for number, translation in enumerate(results, done + 1):
-            _write(out, number, translation, task)
+    if resume and output and is_complete(output):
+        log.info(f"{output} is complete already; without --resume it is made again.")
+        return
+    grouped = task["n_best"] > 1 and not task["json"]
+    with resumable(output, task, resume, grouped) as (out, done):
+        if resume:
+            after = f"continuing after line {done:,}" if done else "nothing is there yet; beginning"
+            log.info(f"{output}: {after}")
+        # Translated again, so that the rest is in the batches in which it would have been.
+        repeated = done % POOL_LINES
+        first, ready = done - repeated, None if output else ready
+        found = stream(islice(lines, first, None), first_line=first + 1, ready=ready)
+        found = islice(found, repeated, None)
+        with progress(found, input_path, not output, done) as results:
+            for number, translation in enumerate(results, done + 1):
+                _write(out, number, translation, task)
 
 
 def _write(out: TextIO, number: int, translation: Translation, task: dict[str, Any]) -> None:
@@ -190,6 +186,7 @@ def _write(out: TextIO, number: int, translation: Translation, task: dict[str, A
 
 def _prompt() -> Iterator[str]:
     """Lines that a person types, with editing and history where the platform has readline."""
+    remember: Callable[[], object] = lambda: None  # noqa: E731
     with suppress(ImportError, OSError):
         import readline
 
@@ -198,10 +195,12 @@ def _prompt() -> Iterator[str]:
         state.mkdir(parents=True, exist_ok=True)
         history.touch()
         readline.read_history_file(history)
-        atexit.register(readline.write_history_file, history)
+        remember = partial(readline.write_history_file, history)
     print("Type a sentence; an empty line or Ctrl-D ends.", file=sys.stderr)
     try:
         while (line := input("> ")).strip():
+            with suppress(OSError):
+                remember()
             yield line
     except EOFError:
         print(file=sys.stderr)

@@ -86,13 +86,19 @@ def export(
     from . import onnx
     from .torch_engine import TorchEngine
 
-    config = run.config
+    config, output = run.config, files.follow(output)
     _refuse(config, format, quantization, output)
     codecs = codec.load(run.path / "tokenizer", config)
     sizes = [len(side.vocabulary) for side in codecs]
     ours = TorchEngine.load([run], sizes, torch.device("cpu"))
     made = {"format": format, "quantization": quantization, "run": run.path.resolve().name}
-    with files.user_errors(output), files.new_directory(output, replace=True) as folder:
+    with files.user_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        files.user_errors(output),
+        files.claim(output),
+        files.new_directory(output, replace=True) as folder,
+    ):
         (folder / "tokenizer").mkdir()
         (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
         codec.save(folder / "tokenizer", *codecs)

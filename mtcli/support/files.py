@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -86,14 +87,16 @@ def remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def clear_leftovers(folder: Path) -> None:
-    """Remove what killed processes left in a folder that only this process writes to, and put back what they moved."""
-    for path in folder.glob(".*.replaced"):
-        with suppress(OSError):
-            _settle(path.with_name(path.name[1:].removesuffix(".replaced")))
-    for path in folder.glob(".*.aside"):
-        with suppress(OSError):
-            remove(path)
+def clear_leftovers(folder: Path, names: str = ".*") -> None:
+    """Remove what killed processes left in a folder, and put back what they moved; nobody else may work on it.
+
+    ``names``: a pattern of the things that they worked on.
+    """
+    left = re.compile(rf"\.({names})\.(replaced|[0-9]+\.aside)")
+    for path in list(folder.glob(".*")):
+        if match := left.fullmatch(path.name):
+            with suppress(OSError):
+                _settle(path.with_name(match[1])) if match[2] == "replaced" else remove(path)
 
 
 def sync(path: Path) -> None:
@@ -142,7 +145,8 @@ def lock(path: Path, busy: str = "") -> Iterator[None]:
 
     refuse_link(path)
     number = path.with_name(f"{path.name}.pid")
-    held = FileLock(path, timeout=0 if busy else -1, thread_local=False)
+    # For a moment the processes that a killed one had forked may still hold it.
+    held = FileLock(path, timeout=1 if busy else -1, thread_local=False)
     with user_errors(path, "locked"):
         if os.path.lexists(path) and not path.is_file():
             raise OSError(errno.EINVAL, "not a file")
@@ -159,13 +163,51 @@ def lock(path: Path, busy: str = "") -> Iterator[None]:
         held.release()
 
 
+@contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Be the only process that makes ``path``, and clear away what a killed one left beside it. Raises UserError."""
+    with user_errors(path):
+        os.scandir(path.parent).close()
+    held = path.with_name(f".{path.name}.lock")
+    with lock(held, f"Another process is writing {path}"):
+        clear_leftovers(path.parent, re.escape(path.name))
+        try:
+            yield
+        finally:
+            for file in (held.with_name(f"{held.name}.pid"), held):
+                with suppress(OSError):
+                    file.unlink()
+
+
+# ---------------------------------------------------------------------------------------- what the user wants written
+
+
+def follow(path: Path) -> Path:
+    """What the links at ``path`` lead to; it need not exist. Links to open files (/dev/stdout) are not followed."""
+    with user_errors(path), suppress(FileNotFoundError):
+        os.stat(path)  # refuses a circle
+    while path.is_symlink() and not _is_open_file(path):
+        path = path.parent / os.readlink(path)
+    return path
+
+
+def is_special(path: Path) -> bool:
+    """Whether this is to be written into and cannot be replaced: a device, a pipe, an open file of a process."""
+    there = os.path.lexists(path) and not path.is_file() and not path.is_dir()
+    return there or _is_open_file(path)
+
+
+def _is_open_file(path: Path) -> bool:
+    return path.is_symlink() and path.parent.resolve().parts[:2] == ("/", "proc")
+
+
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
 def refuse_link(path: Path) -> None:
     """Raises UserError if ``path`` is a link, which could lead anywhere."""
     if path.is_symlink():
-        raise UserError(f"{path} is a link; a run holds its files itself. It was not followed.")
+        raise UserError(f"{path} is a link, which could lead anywhere. It was not followed.")
 
 
 def open_regular(path: Path, mode: str = "rb", buffering: int = -1) -> IO[bytes]:

@@ -62,18 +62,21 @@ def write(run: Run, updates: Sequence[int], weights: dict[str, Tensor], output: 
 
     Raises UserError where something is there already, or it cannot be written.
     """
+    output = files.follow(output)
     if os.path.lexists(output) and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is there already; name a new directory with --output.")
     newest = run.load_checkpoint(max(updates), training=True)
-    averaged = Run.create(output, run.requested, run.config)
-    if run.log_size():
-        with files.user_errors(output / "log.jsonl"):
-            shutil.copyfile(run.inside("log.jsonl"), output / "log.jsonl")
-    with averaged.lock():
-        codecs = codec.load(run.path / "tokenizer", run.config)
-        averaged.save_tokenizers(lambda place: codec.save(place, *codecs))
-        averaged.save_checkpoint(newest.update, weights, newest.tensors, newest.state)
-    return averaged
+    codecs = codec.load(run.path / "tokenizer", run.config)
+    with files.user_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with files.claim(output), files.new_directory(output, replace=True) as folder:
+            averaged = Run.create(folder, run.requested, run.config)
+            if run.log_size():
+                shutil.copyfile(run.inside("log.jsonl"), folder / "log.jsonl")
+            with averaged.lock():
+                averaged.save_tokenizers(lambda place: codec.save(place, *codecs))
+                averaged.save_checkpoint(newest.update, weights, newest.tensors, newest.state)
+    return Run(output)
 
 
 def validate(run: Run, device: torch.device) -> dict[str, float]:
