@@ -20,6 +20,7 @@ from .average import average
 from .build_vocab import build_vocab
 from .eval import evaluate
 from .export import export
+from .look import look
 from .schema import schema
 from .score import score
 from .train import train
@@ -37,6 +38,7 @@ app.command("build-vocab")(build_vocab)
 app.command("train")(train)
 app.command("translate")(translate)
 app.command("eval")(evaluate)
+app.command("look")(look)
 app.command("export")(export)
 app.command("score")(score)
 app.command("average")(average)

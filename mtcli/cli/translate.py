@@ -61,7 +61,7 @@ def translate(
     sampling = _sampling(sample, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     from ..decoding.translator import Translator
 
-    lines, ready = _lines(text, input_path)
+    lines, ready = given_lines(text, input_path)
     # For a sentence or two, cores would mostly wait for each other.
     few = bool(text) or not input_path and sys.stdin.isatty()
     threads = threads or 1 if few else threads
@@ -118,7 +118,7 @@ def _tell_of_head(translator: Translator) -> None:
         log.warning(UNKNOWN)
 
 
-def _lines(text: list[str] | None, path: Path | None) -> tuple[Iterable[str], Ready | None]:
+def given_lines(text: list[str] | None, path: Path | None) -> tuple[Iterable[str], Ready | None]:
     """The lines to translate, as they come; `Ready` where somebody may wait for an answer."""
     from ..text import corpus
 

@@ -99,6 +99,7 @@ class Translator:
         device: str = "auto",
         threads: int | None = None,
         processes: int | None = 1,
+        checkpoint: int | None = None,
     ) -> Translator:
         """The best checkpoint of `run`, a run directory, or an exported one; None: the newest run.
 
@@ -107,6 +108,7 @@ class Translator:
         threads: cores to use; by default all.
         processes: how many batches of lines are translated at the same time, by processes that are
             forked from this one (on Linux, on the CPU). 1: none is forked; None: one a thread.
+        checkpoint: after which update, instead of the best one.
 
         Raises UserError.
         """
@@ -114,15 +116,22 @@ class Translator:
         for path in filter(exported.is_exported, paths):
             if len(paths) > 1:
                 raise UserError(f"{path} is an exported model; an ensemble is of runs.")
+            if checkpoint is not None:
+                raise UserError(f"{path} is an exported model; it has no checkpoints.")
             config = configs.load(path / "config.yaml", unknown="ignore")
             codecs = codec.load(path / "tokenizer", config)
             engine = exported.load_engine(path, config, codecs, device, threads)
             return cls(engine, codecs, config)
-        return cls._load_runs(paths, device, threads, processes)
+        return cls._load_runs(paths, device, threads, processes, checkpoint)
 
     @classmethod
     def _load_runs(
-        cls, paths: list[Path], device: str, threads: int | None, processes: int | None
+        cls,
+        paths: list[Path],
+        device: str,
+        threads: int | None,
+        processes: int | None,
+        checkpoint: int | None,
     ) -> Translator:
         import torch
 
@@ -142,7 +151,8 @@ class Translator:
                         "tokenizers; only models over the same ones can be an ensemble."
                     )
         sizes = [len(side.vocabulary) for side in codecs[0]]
-        engine = TorchEngine.load(runs, sizes, chosen, processes or torch.get_num_threads())
+        processes = processes or torch.get_num_threads()
+        engine = TorchEngine.load(runs, sizes, chosen, processes, checkpoint)
         max_length = min(each.config.data.max_length for each in runs)
         loaded = cls(engine, codecs[0], runs[0].config, max_length)
         loaded.alignment_head = kept(runs[0]) if len(runs) == 1 else None
@@ -319,14 +329,11 @@ class Translator:
         source, target = (side.tokenizer.words for side in self.codecs)
         found = [(piece, each) for piece in batch for each in piece.hypotheses]
         ids = [piece.ids for piece, _ in found], [each.ids for _, each in found]
-        for piece in batch:
-            piece.hypotheses = []
         for (piece, each), maps in zip(found, self.engine.maps(*ids)):
-            pairs = None
-            if head := usable(self.alignment_head, maps):
-                words = [*source(piece.tokens), None], [*target(each.tokens), None]
-                pairs = word_pairs(maps, head, *words)
-            piece.hypotheses.append(replace(each, alignment=pairs))
+            words = [*source(piece.tokens), None], [*target(each.tokens), None]
+            head = usable(self.alignment_head, maps)
+            pairs = word_pairs(maps, head, *words) if head else None
+            piece.hypotheses[piece.hypotheses.index(each)] = replace(each, alignment=pairs)
 
     # ------------------------------------------------------------------------------------ scoring
 
