@@ -120,11 +120,11 @@ def test_a_tokenizer_folder_holds_files_of_a_sane_size(run):
     path = run.path / "tokenizer/huge"
     with path.open("wb") as file:
         file.truncate(1 << 40)  # sparse
-    with pytest.raises(UserError, match="huge is no tokenizer"):
+    with pytest.raises(UserError, match="huge is not what it should be"):
         Run.open(run.path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(UserError, match="huge is no tokenizer"):
+    with pytest.raises(UserError, match="huge is not what it should be"):
         Run.open(run.path)
 
 

@@ -21,6 +21,7 @@ from mtcli.decoding.exported import export, is_exported
 from mtcli.models import build_model
 from mtcli.run.checkpoint import to_tensors
 from mtcli.run.directory import Run
+from mtcli.support import files
 from mtcli.support.errors import UserError
 from mtcli.text import codec
 
@@ -270,15 +271,71 @@ def test_what_is_missing_is_named(three, tmp_path, monkeypatch):
         Translator.load(three[2])
 
 
-def test_damaged_exports_are_reported(tmp_path):
-    _, _, out = exported(tmp_path, {})
-    whole = (out / "model.bin").read_bytes()
-    (out / "model.bin").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="CTranslate2 cannot load this"):
-        Translator.load(out, "cpu")
-    (out / "export.json").write_text('{"format": "bread"}')
-    with pytest.raises(UserError, match="does not name its format"):
-        Translator.load(out, "cpu")
+def sign(out: Path) -> None:
+    """Make the checksums agree with the files, as somebody who changed them could."""
+    manifest = json.loads((out / "export.json").read_text())
+    manifest["files"] = {name: files.checksum(out / name) for name in manifest["files"]}
+    (out / "export.json").write_text(json.dumps(manifest))
+
+
+def reverse(path: Path) -> None:
+    tokens = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(tokens[:4] + tokens[:3:-1]), encoding="utf-8")
+
+
+def shorten(path: Path) -> None:
+    tokens = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(tokens[:-2]), encoding="utf-8")
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def refused(out: Path) -> str:
+    with pytest.raises(UserError) as told:
+        Translator.load(out, "cpu").translate(["abc"])
+    return str(told.value)
+
+
+def test_an_export_that_is_not_what_was_written_is_refused_by_name(three, tmp_path):
+    _, _, out = three
+    listed = json.loads((out / "export.json").read_text())["files"]
+    assert listed.keys() > {"config.yaml", "model.bin", "tokenizer/target.vocabulary.json"}
+    for number, name in enumerate(listed):
+        copy = shutil.copytree(out, tmp_path / str(number))
+        flip(copy / name)
+        assert "another size or SHA-256" in refused(copy) and Path(name).name in refused(copy)
+        (copy / name).unlink()
+        assert f"{name}, which export.json lists, is missing" in refused(copy)
+        (copy / name).symlink_to(out / name)
+        assert "is a link" in refused(copy)
+    copy = shutil.copytree(out, tmp_path / "read")
+    (copy / "README.md").write_text("mine")
+    assert Translator.load(copy, "cpu").translate(["abc"])[0].text is not None
+
+
+@pytest.mark.parametrize("change", [reverse, shorten])
+@pytest.mark.parametrize("name", ["source", "target"])
+def test_vocabularies_are_those_of_the_model(three, tmp_path, change, name):
+    copy = shutil.copytree(three[2], tmp_path / "out")
+    change(copy / f"tokenizer/{name}.vocabulary.json")
+    sign(copy)
+    assert f"{name}_vocabulary.json is not the vocabulary in" in refused(copy)
+
+
+def test_an_export_without_checksums_loads_with_a_note(three, tmp_path, caplog):
+    copy = shutil.copytree(three[2], tmp_path / "out")
+    manifest = json.loads((copy / "export.json").read_text())
+    del manifest["files"]
+    (copy / "export.json").write_text(json.dumps(manifest))
+    assert Translator.load(copy, "cpu").translate(["abc"])[0].text is not None
+    assert "no checksums" in caplog.text
+    for text in ("{}", '{"format": "bread"}', '{"format": ["onnx"]}'):
+        (copy / "export.json").write_text(text)
+        assert "does not name its format" in refused(copy)
 
 
 def test_unknown_keys_in_the_config_of_an_export_are_ignored_with_a_warning(
@@ -288,6 +345,7 @@ def test_unknown_keys_in_the_config_of_an_export_are_ignored_with_a_warning(
     shutil.copytree(out, tmp_path / "older")
     with open(tmp_path / "older/config.yaml", "a", encoding="utf-8") as file:
         file.write("unheard_of: 1\n")
+    sign(tmp_path / "older")
     older = Translator.load(tmp_path / "older", "cpu")
     assert "unheard_of" in caplog.text
     assert best(older.translate(SOURCES[:5])) == best(theirs.translate(SOURCES[:5]))
@@ -385,6 +443,13 @@ def test_a_model_in_onnx_is_searched_like_ours(tmp_path, model):
         for pair in zip(*found):
             attention = [torch.tensor(each.hypotheses[0].attention) for each in pair]
             assert attention[1] == pytest.approx(attention[0], abs=1e-4)
+    out = tmp_path / "out"
+    shorten(out / "tokenizer/target.vocabulary.json")
+    sign(out)
+    assert "the target vocabulary has" in refused(out)
+    shutil.copy(out / "encoder.onnx", out / "decoder.onnx")
+    sign(out)
+    assert "not of one export" in refused(out)
 
 
 def test_a_model_that_torch_cannot_trace_is_refused_and_leaves_nothing(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import numpy as np
 from ..config import Config, Transformer
 from ..support.errors import UserError, require
 from ..text.codec import Codec
-from ..text.vocab import BOS, EOS, PAD, SPECIAL
+from ..text.vocab import BOS, EOS, PAD, SPECIAL, Vocabulary
 from .engine import Engine, Hypothesis, Ids, Maps, Request
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class CTranslate2Engine(Engine):
         threads: int | None,
     ):
         ctranslate2 = require("ctranslate2", "export")
+        _check(path, config, codecs)
         if device == "mps":
             raise UserError("CTranslate2 has no device mps; choose auto, cpu or cuda.")
         if device == "auto":
@@ -179,6 +180,17 @@ class CTranslate2Engine(Engine):
     def maps(self, sources: Ids, targets: Ids) -> list[Maps]:
         tables = self._attention(sources, targets)
         return [{"cross.mean": np.array(table)[None]} for table in tables]
+
+
+def _check(path: Path, config: Config, codecs: Sequence[Codec]) -> None:
+    """Raises UserError unless the vocabularies beside the model are ours."""
+    if not isinstance(config.model, Transformer):
+        raise UserError(f"{path}: CTranslate2 runs Transformers; the config is of another model.")
+    one = (path / "shared_vocabulary.json").exists()
+    for name, side in zip(("source", "target"), codecs):
+        file = path / f"{'shared' if one else name}_vocabulary.json"
+        if Vocabulary.load(file).tokens != side.vocabulary.tokens:
+            raise UserError(f"{file} is not the vocabulary in {path / 'tokenizer'}.")
 
 
 # ------------------------------------------------------------------------------------------ writing

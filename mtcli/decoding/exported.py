@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import config as configs
 from ..config import Config
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 MANIFEST = "export.json"
+README = "README.md"  # may be changed
+LARGEST = 1 << 40  # bytes of a file
 PACKAGES = {"ctranslate2": ("ctranslate2",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 # How far a token's log-probability may be from our model's, by quantization: at most without any,
 # else on average.
@@ -54,20 +56,46 @@ def is_exported(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def load_engine(
-    path: Path, config: Config, codecs: tuple[Codec, Codec], device: str, threads: int | None
-) -> Engine:
-    """What runs an exported model; CTranslate2 does so without torch. Raises UserError."""
-    file = path / MANIFEST
-    manifest = files.read_json(file)
-    if manifest.get("format") not in PACKAGES:
-        raise UserError(f"{file} does not name its format, which is one of {', '.join(PACKAGES)}.")
+def load(
+    path: Path, device: str, threads: int | None
+) -> tuple[Engine, tuple[Codec, Codec], Config]:
+    """What runs an exported model (CTranslate2 does so without torch), its codecs and its config.
+
+    Raises UserError unless the files are those that were written and fit together.
+    """
+    manifest = files.read_json(path / MANIFEST)
+    if manifest.get("format") not in list(PACKAGES):
+        known = ", ".join(PACKAGES)
+        raise UserError(f"{path / MANIFEST} does not name its format, which is one of {known}.")
+    _verify(path, manifest.get("files"))
+    config = configs.load(path / "config.yaml", unknown="ignore")
+    codecs = codec.load(path / "tokenizer", config)
     if manifest["format"] == "ctranslate2":
         quantization = str(manifest.get("quantization"))
-        return ctranslate2.CTranslate2Engine(path, config, codecs, quantization, device, threads)
-    from . import onnx
+        engine: Engine = ctranslate2.CTranslate2Engine(
+            path, config, codecs, quantization, device, threads
+        )
+    else:
+        from . import onnx
 
-    return onnx.load_engine(path, config, device, threads)
+        engine = onnx.load_engine(path, config, codecs, device, threads)
+    return engine, codecs, config
+
+
+def _verify(path: Path, sums: Any) -> None:
+    """Raises UserError for a link, and for a file that is not the one that was written."""
+    there = {file.relative_to(path).as_posix(): file for file in files.plain_files(path, LARGEST)}
+    if sums is None:
+        log.warning(
+            f"{path} has no checksums: an earlier version exported it, and damage would not be noticed. Export it again."
+        )
+        return
+    if not isinstance(sums, dict):
+        raise UserError(f"{path / MANIFEST} does not list the files of the export.")
+    for name, expected in sums.items():
+        if name not in there:
+            raise UserError(f"{path} is damaged: {name}, which {MANIFEST} lists, is missing.")
+        files.verify(there[name], expected, MANIFEST)
 
 
 # ------------------------------------------------------------------------------------------ writing
@@ -113,13 +141,15 @@ def export(
             f"{config.data.target_language or 'target'}, exported by mtcli, which runs it: "
             f"`mtcli translate --run DIRECTORY`.\n{usage}"
         )
-        (folder / "README.md").write_text(readme, encoding="utf-8")
+        (folder / README).write_text(readme, encoding="utf-8")
+        names = [file.relative_to(folder).as_posix() for file in files.plain_files(folder, LARGEST)]
+        sums = {name: files.checksum(folder / name) for name in sorted(names) if name != README}
         manifest = folder / MANIFEST
-        manifest.write_text(json.dumps(made), encoding="utf-8")
-        theirs = load_engine(folder, config, codecs, "cpu", threads)
+        manifest.write_text(json.dumps({**made, "files": sums}), encoding="utf-8")
+        theirs, _, _ = load(folder, "cpu", threads)
         parity = _compare(ours, theirs, _sample(config, codecs, ours.max_positions))
         _judge(parity, quantization)
-        text = json.dumps({**made, "parity": asdict(parity)}, indent=1)
+        text = json.dumps({**made, "parity": asdict(parity), "files": sums}, indent=1)
         manifest.write_text(f"{text}\n", encoding="utf-8")
     return parity
 

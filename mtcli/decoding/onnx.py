@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ..config import Config
 from ..models.base import Maps, Memory, Seq2Seq, State, named_tensors, with_tensors
 from ..models.transformer import TransformerState
 from ..support.errors import UserError, require
+from ..text.codec import Codec
 from ..text.vocab import EOS
 from .torch_engine import TorchEngine
 
@@ -37,11 +39,13 @@ step's `state.*`.
 # ------------------------------------------------------------------------------------------ running
 
 
-def load_engine(path: Path, config: Config, device: str, threads: int | None) -> TorchEngine:
+def load_engine(
+    path: Path, config: Config, codecs: Sequence[Codec], device: str, threads: int | None
+) -> TorchEngine:
     """The torch engine over an exported model. Raises UserError."""
     if device not in ("auto", "cpu"):
         raise UserError(f"--device is '{device}'; exported to ONNX, a model runs on cpu.")
-    model = OnnxModel(path, config, threads)
+    model = OnnxModel(path, config, len(codecs[1].vocabulary), threads)
     return TorchEngine(model, torch.device("cpu"), name=str(path.resolve()))
 
 
@@ -59,13 +63,23 @@ class OnnxState(State):
 class OnnxModel(Seq2Seq):
     """A model run by onnxruntime. What is in its tensors, only the graphs know."""
 
-    def __init__(self, path: Path, config: Config, threads: int | None):
+    def __init__(self, path: Path, config: Config, target_size: int, threads: int | None):
         super().__init__()
         self.encode_graph = _session(path / "encoder.onnx", threads)
         self.step_graph = _session(path / "decoder.onnx", threads)
         self.memory = [each.name for each in self.encode_graph.get_outputs()]
         self.state = [name for name in self.memory if name.startswith("state.")]
         self.inputs = {each.name for each in self.step_graph.get_inputs()}
+        written = {each.name: each.shape for each in self.step_graph.get_outputs()}
+        after = {name.replace("state.", "next.", 1) for name in self.state}
+        given = {each.name for each in self.encode_graph.get_inputs()}
+        fit = given == {"source", "mask"} and self.inputs <= {"tokens", *self.memory}
+        if not fit or not {"logits"} | after <= written.keys():
+            raise UserError(f"{path}: encoder.onnx and decoder.onnx are not of one export.")
+        if written["logits"][-1:] != [target_size]:
+            raise UserError(
+                f"{path}: the target vocabulary has {target_size} tokens, the model {written['logits'][-1:]}."
+            )
         form = config.model
         if form.type == "transformer" and form.positions == "learned":
             self.max_positions = form.max_positions
@@ -123,7 +137,10 @@ def _session(path: Path, threads: int | None) -> Any:
 
 
 def _run(session: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    outputs = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    try:
+        outputs = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    except Exception as error:  # it has many types of them
+        raise UserError(f"onnxruntime cannot run this model: {error}") from None
     names = [each.name for each in session.get_outputs()]
     return {name: torch.from_numpy(value) for name, value in zip(names, outputs)}
 

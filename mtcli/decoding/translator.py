@@ -118,10 +118,7 @@ class Translator:
                 raise UserError(f"{path} is an exported model; an ensemble is of runs.")
             if checkpoint is not None:
                 raise UserError(f"{path} is an exported model; it has no checkpoints.")
-            config = configs.load(path / "config.yaml", unknown="ignore")
-            codecs = codec.load(path / "tokenizer", config)
-            engine = exported.load_engine(path, config, codecs, device, threads)
-            return cls(engine, codecs, config)
+            return cls(*exported.load(path, device, threads))
         return cls._load_runs(paths, device, threads, processes, checkpoint)
 
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,13 +64,7 @@ def verify(folder: Path, names: tuple[str, ...] = FILES) -> None:
         if not known or manifest.get("update") != int(folder.name):
             raise UserError(f"{folder / MANIFEST} does not list the files of this checkpoint.")
         for name in names:
-            path = folder / name
-            with files.user_errors(path, "read"), files.open_regular(path) as file:
-                size = os.fstat(file.fileno()).st_size
-                if {"bytes": size, "sha256": files.sha256(file)} != sums[name]:
-                    raise UserError(
-                        f"{path} ({size:,} bytes) has another size or SHA-256 than {MANIFEST} says."
-                    )
+            files.verify(folder / name, sums[name], MANIFEST)
     except UserError as error:
         raise Damaged(f"Checkpoint {folder.name} is damaged: {error}") from error
 

@@ -149,14 +149,8 @@ class Run:
 
     def _check_tokenizer(self) -> None:
         """Nothing in tokenizer/ but plain files of a sane size. Their readers check what is in them."""
-        folder = self.inside("tokenizer")
-        with files.user_errors(folder, "read"):
-            for path in folder.iterdir() if os.path.lexists(folder) else []:
-                files.refuse_link(path)
-                if not path.is_file() or path.stat().st_size > LARGEST_TOKENIZER:
-                    raise UserError(
-                        f"{path} is no tokenizer: not a file, or over {LARGEST_TOKENIZER >> 20} MiB."
-                    )
+        if os.path.lexists(folder := self.inside("tokenizer")):
+            files.plain_files(folder, LARGEST_TOKENIZER)
 
     # ----------------------------------------------------------------------------------------------------- checkpoints
 

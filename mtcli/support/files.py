@@ -220,6 +220,22 @@ def open_regular(path: Path, mode: str = "rb", buffering: int = -1) -> IO[bytes]
     return file
 
 
+def plain_files(folder: Path, largest: int) -> list[Path]:
+    """The files in a folder and below. Raises UserError for anything that is no file of at most ``largest`` bytes."""
+    found = []
+    with user_errors(folder, "read"):
+        for path in folder.rglob("*"):
+            refuse_link(path)
+            if path.is_dir():
+                continue
+            if not path.is_file() or path.stat().st_size > largest:
+                raise UserError(
+                    f"{path} is not what it should be: a file of at most {largest:,} bytes."
+                )
+            found.append(path)
+    return found
+
+
 def read_file(path: Path, limit: int) -> bytes:
     """The content of a file of at most ``limit`` bytes. Raises UserError."""
     with user_errors(path, "read"), open_regular(path) as file:
@@ -258,3 +274,19 @@ def sha256(file: IO[bytes]) -> str:
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def checksum(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as JSON. Raises UserError."""
+    with user_errors(path, "read"), open_regular(path) as file:
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": sha256(file)}
+
+
+def verify(path: Path, expected: Any, manifest: str) -> None:
+    """Raises UserError unless a file's `checksum` is the one that its manifest has."""
+    found = checksum(path)
+    if found != expected:
+        size = found["bytes"]
+        raise UserError(
+            f"{path} ({size:,} bytes) has another size or SHA-256 than {manifest} says."
+        )
