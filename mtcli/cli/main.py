@@ -21,6 +21,7 @@ from .build_vocab import build_vocab
 from .eval import evaluate
 from .export import export
 from .look import look
+from .report import report
 from .schema import schema
 from .score import score
 from .train import train
@@ -42,6 +43,7 @@ app.command("look")(look)
 app.command("export")(export)
 app.command("score")(score)
 app.command("average")(average)
+app.command("report")(report)
 app.command("schema")(schema)
 
 SIGPIPE = getattr(signal, "SIGPIPE", 13)  # Windows has none

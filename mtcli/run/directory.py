@@ -139,6 +139,10 @@ class Run:
             files.clear_leftovers(self.inside("traces"))
             yield
 
+    def is_training(self) -> bool:
+        """Whether a process holds `lock`."""
+        return files.is_locked(self.inside("lock"))
+
     # ------------------------------------------------------------------------------------------------------ tokenizers
 
     def save_tokenizers(self, write: Callable[[Path], None]) -> None:

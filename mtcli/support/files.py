@@ -163,6 +163,21 @@ def lock(path: Path, busy: str = "") -> Iterator[None]:
         held.release()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock file. Raises UserError for a link and where that cannot be found out."""
+    from filelock import FileLock, Timeout
+
+    refuse_link(path)
+    if not os.path.lexists(path):
+        return False
+    with user_errors(path, "locked"):
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+
 @contextmanager
 def claim(path: Path) -> Iterator[None]:
     """Be the only process that makes ``path``, and clear away what a killed one left beside it. Raises UserError."""

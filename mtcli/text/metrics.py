@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER, base as sacrebleu
 from sacrebleu.significance import PairedTest
 from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
@@ -44,6 +45,7 @@ class Score(NamedTuple):
     name: str
     value: float  # 0 to 100; TER, which counts errors, may exceed 100
     signature: str  # sacreBLEU's: everything that decides the value besides the text
+    interval: tuple[float, float] | None = None  # 95 %, where it was asked for
 
 
 class Comparison(NamedTuple):
@@ -153,17 +155,32 @@ def score(
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
     options: Options = Options(),
+    samples: int = 0,
 ) -> dict[str, Score]:
     """Scores by several metrics, by name. Lines may differ in their number of references.
 
-    Raises UserError for an unknown name, an empty corpus, sides of unequal length and a line without a reference.
+    With ``samples``, the interval in which 95 % of the scores of so many resampled corpora lie (bootstrap; Koehn 2004),
+    widened to the score itself where that lies outside. Raises UserError for an unknown name, an empty corpus, sides of unequal length and a line without a reference.
     """
     _check_lines(hypotheses, references)
     streams, scores = _streams(references), {}
     for name, metric in _metrics(names, options).items():
-        value = metric.corpus_score(hypotheses, streams).score
-        scores[name] = Score(name, _rounded(value), str(metric.get_signature()))
+        value = _rounded(metric.corpus_score(hypotheses, streams).score)
+        interval = _interval(metric, hypotheses, streams, samples, value) if samples else None
+        scores[name] = Score(name, value, str(metric.get_signature()), interval)
     return scores
+
+
+def _interval(
+    metric: sacrebleu.Metric, hypotheses: Sequence[str], streams: list, samples: int, value: float
+) -> tuple[float, float]:
+    """The bootstrap interval of `score`; the seed is always the same."""
+    counts = np.array(metric._extract_corpus_statistics(hypotheses, streams), dtype=float)
+    generator, lines = np.random.default_rng(12345), len(counts)
+    sums = (counts[generator.integers(lines, size=lines)].sum(0) for _ in range(samples))
+    values = sorted(_rounded(metric._compute_score_from_stats(each).score) for each in sums)
+    tail = samples // 40
+    return min(value, values[tail]), max(value, values[-1 - tail])
 
 
 def compare(

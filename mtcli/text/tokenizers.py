@@ -135,6 +135,11 @@ def _word_pattern() -> re.Pattern[str]:
     )
 
 
+def split_words(text: str) -> list[str]:
+    """The words of a text, without punctuation marks; of ideographs, each one."""
+    return [match[1] for match in _word_pattern().finditer(text) if match[1]]
+
+
 class WordTokenizer(Tokenizer[Words]):
     """Words and punctuation marks are tokens; runs of white space become one space.
 
