@@ -67,12 +67,16 @@ def _text(value: Any, style: str = "") -> Text:
     return Text(visible(str(value)), style=style)
 
 
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
 def _name(runs: Sequence[dict[str, Any]], number: int) -> Text:
     """The name of a run in its colour; of several in different places, without the place."""
     names = [run["name"] for run in runs]
     short = [name.rsplit("/", 1)[-1] for name in names]
     chosen = short if len(set(short)) == len(set(names)) else names
-    return _text(chosen[number], COLOURS[number % len(COLOURS)] if len(runs) > 1 else "bold")
+    return _text(chosen[number], _colour(number))
 
 
 def _facts(runs: Sequence[dict[str, Any]]) -> Table:
@@ -80,7 +84,7 @@ def _facts(runs: Sequence[dict[str, Any]]) -> Table:
     table.add_column(style="dim", no_wrap=True)
     for _ in runs:
         table.add_column(overflow="fold")
-    table.add_row("run", *(_text(run["name"], _name(runs, n).style) for n, run in enumerate(runs)))
+    table.add_row("run", *(_text(run["name"], _colour(n)) for n, run in enumerate(runs)))
     known = [dict(run["facts"]) for run in runs]
     for name in dict.fromkeys(name for facts in known for name in facts):
         table.add_row(name, *(_text(facts.get(name, "–")) for facts in known))
@@ -157,7 +161,7 @@ def _chart(name: str, series: Sequence[Points], width: int) -> Group:
     for number, points in enumerate(series):
         if points:
             ends = f"  {points[0][1]:.4g} → {points[-1][1]:.4g}"
-            title.append(ends, style=COLOURS[number % len(COLOURS)])
+            title.append(ends, style=_colour(number))
     title.append("  log" * steep, style="dim")
     title.truncate(width, overflow="ellipsis")
     low, high = scale(min(values)), scale(max(values))
@@ -181,7 +185,7 @@ def _chart(name: str, series: Sequence[Points], width: int) -> Group:
                 )
                 cell = row // 4, column // 2
                 dots = cells.get(cell, (0, ""))[0] | DOTS[row % 4][column % 2]
-                cells[cell] = dots, COLOURS[number % len(COLOURS)]
+                cells[cell] = dots, _colour(number)
     lines = []
     for row in range(HEIGHT):
         line = Text()
@@ -242,7 +246,7 @@ def _buckets(report: dict[str, Any], width: int) -> Iterator[RenderableType]:
                 (n, each) for n, each in everything if (each["by"], each["label"]) == (by, label)
             ]
             for number, each in rows:
-                colour = COLOURS[number % len(COLOURS)]
+                colour = _colour(number)
                 bar = Text(_bar(each["score"], min(40, width // 3)), style=colour)
                 first = label if number == rows[0][0] else ""
                 table.add_row(first, f"{each['sentences']:,}", f"{each['score']:.1f}", bar)
