@@ -86,7 +86,7 @@ def _histogram(lengths: Counter[int]) -> list[tuple[int, int]]:
     ends = [*LENGTHS, max(lengths)]
     groups: Counter[int] = Counter()
     for length, times in lengths.items():
-        groups[bisect_left(ends, length)] += times
+        groups[bisect_left(LENGTHS, length)] += times
     return [(ends[place], groups[place]) for place in range(max(groups) + 1)]
 
 
