@@ -38,11 +38,9 @@ def report(
         raise BadParameter("--follow goes with --html, the page to write")
     if html and as_json:
         raise BadParameter("give --html or --json, not both")
-    from rich.console import Console
-
     from .. import config as configs
     from ..run.directory import Run
-    from ..seeing import report as reports, summary
+    from ..seeing import report as reports, summary, terminal
 
     if follow and html:
         _follow([Run(path) for path in runs] if runs else [Run.latest()], html)
@@ -55,7 +53,7 @@ def report(
     elif as_json:
         print(json.dumps(made, ensure_ascii=False))
     else:
-        summary.show(made, Console(highlight=False, emoji=False))
+        summary.show(made, terminal.console())
 
 
 def _follow(runs: list[Run], html: Path) -> None:

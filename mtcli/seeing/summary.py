@@ -79,6 +79,11 @@ def _name(runs: Sequence[dict[str, Any]], number: int) -> Text:
     return _text(chosen[number], _colour(number))
 
 
+def _heading(runs: Sequence[dict[str, Any]], number: int) -> list[Text]:
+    """What is above a part of one of several runs."""
+    return [Text(), _name(runs, number)][number == 0 :] if len(runs) > 1 else []
+
+
 def _facts(runs: Sequence[dict[str, Any]]) -> Table:
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_column(style="dim", no_wrap=True)
@@ -111,7 +116,7 @@ def _data(report: dict[str, Any], width: int) -> Iterator[RenderableType]:
         for name in ("source", "target"):
             shapes = [_shape(entry["lengths"][name]) for entry in columns]
             table.add_row(f"{name} lengths", *shapes)
-        yield from [] if same else [_name(runs, number)]
+        yield from [] if same else _heading(runs, number)
         yield table
 
 
@@ -153,15 +158,15 @@ def _learning(report: dict[str, Any], width: int) -> Iterator[RenderableType]:
 
 
 def _chart(name: str, series: Sequence[Points], width: int) -> Group:
-    """Curves over one name; after it each one's first and last value."""
+    """Curves under their name and last values; of a single one, also the first."""
     values = [y for points in series for _, y in points]
     steep = min(values) > 0 and max(values) / min(values) > STEEP
     scale: Callable[[float], float] = math.log if steep else float
     title = Text(name, style="bold")
     for number, points in enumerate(series):
         if points:
-            ends = f"  {points[0][1]:.4g} → {points[-1][1]:.4g}"
-            title.append(ends, style=_colour(number))
+            start = f"{points[0][1]:.4g} → " if len(series) == 1 else ""
+            title.append(f"  {start}{points[-1][1]:.4g}", style=_colour(number))
     title.append("  log" * steep, style="dim")
     title.truncate(width, overflow="ellipsis")
     low, high = scale(min(values)), scale(max(values))
@@ -274,8 +279,7 @@ def _history(report: dict[str, Any], width: int) -> Iterator[RenderableType]:
         for update, trace in few(stops, STOPS):
             probability = f"{math.exp(trace['log_probability']):.1%}"
             table.add_row(f"{update:,}", probability, _text(trace["target"]["text"]))
-        if len(runs) > 1:
-            yield _name(runs, number)
+        yield from _heading(runs, number)
         yield table
 
 
@@ -300,7 +304,6 @@ def _sentences(report: dict[str, Any], width: int) -> Iterator[RenderableType]:
                     _text(text, style),
                     end_section=place == len(texts) - 1,
                 )
-        if rows and len(runs) > 1:
-            yield _name(runs, number)
         if rows:
+            yield from _heading(runs, number)
             yield table

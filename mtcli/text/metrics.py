@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import itertools
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -203,6 +204,7 @@ def compare(
     metrics = _metrics(names, options)
     for system, hypotheses in systems:
         _check_lines(hypotheses, references, of=f" of '{system}'")
+    logging.getLogger("sacrebleu").setLevel(logging.WARNING)  # it tells of every step
     test = PairedTest(list(systems), metrics, _streams(references), "bs", n_samples=samples)
     signatures, results = test()
     rows = []
