@@ -16,6 +16,7 @@ import pytest
 import tiny
 from command import ENVIRONMENT, lines, mtcli, python_mtcli
 
+from mtcli.cli.output import to_json
 from mtcli.support import files
 
 
@@ -68,6 +69,7 @@ def test_one_line_in_is_one_line_out(folder):
 def test_translate_json_has_hypotheses_scores_and_attention(folder):
     done = mtcli(folder, "translate", "--json", "--n-best", "3", "abc", "")
     first, blank = map(json.loads, lines(done))
+    assert lines(done)[0] == to_json(first), "each number has the digits that are promised"
     assert (first["line"], first["source"]) == (1, "abc")
     hypotheses = first["hypotheses"]
     assert len({each["text"] for each in hypotheses}) == 3
@@ -78,8 +80,14 @@ def test_translate_json_has_hypotheses_scores_and_attention(folder):
         assert each["log_probability"] < 0 and each["text"] == "".join(each["tokens"])
         assert len(each["attention"]) == len(each["tokens"]) + 1
         for row in each["attention"]:
-            assert len(row) == len("abc") + 1 and sum(row) == pytest.approx(1, abs=1e-4)
+            assert len(row) == len("abc") + 1 and sum(row) == pytest.approx(1, abs=1e-3)
     assert blank["hypotheses"][0]["text"] == ""
+
+
+def test_numbers_in_json_are_rounded_to_what_is_promised():
+    values = {"a": [-1e-9, (-0.123449, 2)], "b": {"c": 1 / 3, "d": True, "e": None}, "f": "é"}
+    expected = '{"a": [0.0, [-0.1234, 2]], "b": {"c": 0.3333, "d": true, "e": null}, "f": "é"}'
+    assert to_json(values) == expected
 
 
 def test_n_best_lines_are_number_text_and_score(folder):

@@ -479,16 +479,16 @@ def test_score_agrees_with_translate(runs, tmp_path):
     ]
     assert len(scored) == 8
     for (_, each), own in zip(hypotheses, scored, strict=True):
-        assert own["score"] == pytest.approx(each["score"], abs=1e-4)
-        assert own["log_probability"] == pytest.approx(each["log_probability"], abs=1e-4)
+        assert own["score"] == pytest.approx(each["score"], abs=1.5e-4)
+        assert own["log_probability"] == pytest.approx(each["log_probability"], abs=1.5e-4)
         assert (
             own["tokens"] == each["tokens"]
             and len(own["token_log_probabilities"]) == len(own["tokens"]) + 1
         )
     table = mtcli("score", "--run", run, "--data", data).stdout.decode().splitlines()
-    assert [float(line.split("\t")[0]) for line in table] == pytest.approx(
-        [own["log_probability"] for own in scored], abs=1e-5
-    )
+    assert [float(line.split("\t")[0]) for line in table] == [
+        own["log_probability"] for own in scored
+    ]
     for arguments in ([], ["--source", data], ["--data", data, "--source", data]):
         assert (
             "--source and --target"

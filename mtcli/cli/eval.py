@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +94,9 @@ def _print_json(result: Result, source: str, beam: int, comparisons: list[Compar
     summary["signatures"] = {name: score.signature for name, score in result.scores.items()}
     if comparisons:
         summary["comparison"] = [comparison._asdict() for comparison in comparisons]
-    print(json.dumps(summary, ensure_ascii=False))
+    from .output import to_json
+
+    print(to_json(summary))
 
 
 def _print_tables(result: Result, comparisons: list[Comparison]) -> None:

@@ -23,6 +23,22 @@ from ..text.corpus import count_lines
 
 Result = TypeVar("Result")
 Task = dict[str, Any]  # what was asked for, as JSON
+DIGITS = (
+    4  # after the point, of a number that was computed: more depend on what is computed beside it
+)
+
+
+def to_json(value: Any) -> str:
+    """One line of JSON, in which every number has the DIGITS that are promised of it."""
+    return json.dumps(_rounded(value), ensure_ascii=False)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, DIGITS) + 0.0  # -0.0 + 0.0 is 0.0
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import tee
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def score(
     files = given_corpus(data, source, [target] if target else [], "target")
     from ..decoding.translator import Translator
     from ..text import corpus
-    from .output import progress, writer
+    from .output import DIGITS, progress, to_json, writer
 
     translator = Translator.load(run, device, threads)
     tokenizer = translator.codecs[1].tokenizer
@@ -39,7 +38,7 @@ def score(
         for number, (pair, tokens) in enumerate(zip(pairs, results), 1):
             log_probability = sum(tokens)
             penalised = log_probability / penalty.divisor(len(tokens))
-            line = f"{log_probability:.6f}\t{penalised:.6f}"
+            line = f"{log_probability:.{DIGITS}f}\t{penalised:.{DIGITS}f}"
             if as_json:
                 values = {
                     "line": number,
@@ -50,5 +49,5 @@ def score(
                     "tokens": tokenizer.tokenize(pair.target),
                     "token_log_probabilities": tokens,
                 }
-                line = json.dumps(values, ensure_ascii=False)
+                line = to_json(values)
             print(line, file=out, flush=True)

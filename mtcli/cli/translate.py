@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -168,16 +167,18 @@ def _translate_lines(
 def _write(out: TextIO, number: int, translation: Translation, task: dict[str, Any]) -> None:
     """Print a line of text, or n-best lines ``number ||| text ||| score``, with pairs of words behind
     where they are asked for, or a JSON object."""
+    from .output import DIGITS, to_json
+
     hypotheses = translation.hypotheses
     if task["json"]:
         keys = ("text", "score", "log_probability", "tokens", "attention", "alignment")
         found = [{key: getattr(each, key) for key in keys} for each in hypotheses]
         line = {"line": number, "source": translation.source, "hypotheses": found}
-        print(json.dumps(line, ensure_ascii=False), file=out)
+        print(to_json(line), file=out)
     else:
         for each in hypotheses:
             several = task["n_best"] > 1
-            parts = [str(number), each.text, f"{each.score:.4f}"] if several else [each.text]
+            parts = [str(number), each.text, f"{each.score:.{DIGITS}f}"] if several else [each.text]
             if task["alignment"]:
                 parts.append(" ".join(f"{one}-{other}" for one, other in each.alignment or []))
             print(" ||| ".join(parts), file=out)
