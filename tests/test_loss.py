@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtcli.models import loss as losses
 from mtcli.models.layers import Dropout
@@ -29,6 +30,24 @@ def test_loss_and_gradients_are_those_of_pytorch(monkeypatch, smoothing, chunk):
         *(torch.autograd.grad(3 * each, (states, weight, bias)) for each in (ours, theirs))
     ):
         torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize(("device", "products"), [("cpu", 3 * 4), ("meta", 3)])
+def test_a_gpu_computes_in_few_large_chunks(device, products):
+    """1,000 targets of a vocabulary of 8,000: a chunk has three products of matrices."""
+    states = torch.empty(1000, 1, device=device, requires_grad=True)
+    weight = torch.empty(8000, 1, device=device, requires_grad=True)
+    targets = torch.zeros(1000, dtype=torch.long, device=device)
+    found = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found.extend(name for name in ("mm", "addmm_") if f"aten.{name}." in str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Products():
+        losses.cross_entropy(states, weight, torch.empty(8000, device=device), targets)
+    assert len(found) == products
 
 
 def test_large_logits_do_not_overflow():

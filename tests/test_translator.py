@@ -12,10 +12,13 @@ from hypothesis import example, given, strategies as st
 
 from mtcli import Translator, config as configs
 from mtcli.decoding import translator as translating
+from mtcli.decoding.engine import Hypothesis
 from mtcli.decoding.evaluation import evaluate
+from mtcli.decoding.torch_engine import TorchEngine
 from mtcli.decoding.translator import _shared_batches
 from mtcli.run.directory import Run
 from mtcli.support.errors import UserError
+from mtcli.text.vocab import EOS
 from mtcli.training.trainer import Trainer
 
 SOURCES = [source for source, _ in tiny.pairs(30, seed=2)]
@@ -61,6 +64,20 @@ def test_a_result_does_not_depend_on_its_batch(translator, options):
     assert texts(whole) == texts(alone) == texts(small)
     assert scores(whole) == pytest.approx(scores(alone), abs=1e-9)
     assert [translation.source for translation in whole] == SOURCES
+
+
+def test_batches_are_sized_by_the_device_unless_the_config_says(translator):
+    lines, counts = ["abc def"] * 1200, []  # 9,600 tokens
+    for device, options in (("cpu", {}), ("meta", {}), ("meta", {"batch_tokens": 4000})):
+        engine = TorchEngine(translator.engine.model, torch.device(device))
+
+        def search_all(requests):
+            counts.append(len(requests := list(requests)))
+            return [[[Hypothesis([EOS], 0.0, 0.0)] for _ in each.sources] for each in requests]
+
+        engine.search_all = search_all
+        Translator(engine, translator.codecs, translator.config).translate(lines, **options)
+    assert counts == [3, 1, 3]
 
 
 def test_threads_may_share_a_translator(translator):

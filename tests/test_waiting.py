@@ -17,7 +17,7 @@ from kinds import VOCABULARY, build, kinds, parameters
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtcli import config as configs
+from mtcli import Translator, config as configs
 from mtcli.config import Decoding, Muon
 from mtcli.decoding import search
 from mtcli.decoding.engine import Hypothesis, Request
@@ -50,7 +50,14 @@ class Operations(TorchDispatchMode):
         masks = [each for each in indices if each is not None and each.dtype is torch.bool]
         if name in READS or masks or function is torch.ops.aten.repeat_interleave.Tensor:
             self.found.append(name)
-        return function(*args, **(kwargs or {}))
+        return whole_or_parts(self, function, args, kwargs)
+
+
+def whole_or_parts(mode: TorchDispatchMode, function: Any, args: Any, kwargs: Any) -> Any:
+    """The result; the parts of what is composed are dispatched to the mode, also in inference."""
+    with mode:
+        result = function.decompose(*args, **(kwargs or {}))
+    return function(*args, **(kwargs or {})) if result is NotImplemented else result
 
 
 class Copies(TorchFunctionMode):
@@ -92,9 +99,10 @@ def waits() -> Iterator[list[str]]:
     ],
 )
 def test_what_would_wait_for_a_gpu_is_found_in_both_ways(read: Any) -> None:
-    with waits() as found:
-        read(torch.arange(3))
-    assert found
+    for inference in (False, True):
+        with torch.inference_mode(inference), waits() as found:
+            read(torch.arange(3))
+        assert found
     with pytest.raises((NotImplementedError, RuntimeError, TypeError)):
         read(torch.arange(3, device=META))
 
@@ -209,12 +217,37 @@ def test_a_complete_update_of_a_training_waits_for_nothing(
 
 
 def test_scores_and_attention_are_fetched_once_a_batch() -> None:
+    """What follows is the host's own copy, which is cut up."""
     engine = TorchEngine(build(configs.Transformer(**tiny.MODELS["transformer"])).float(), CPU)
     with waits() as found:
         scores = engine.score(SOURCES, TARGETS)
     assert list(map(len, scores)) == list(map(len, TARGETS))
-    assert found == ["cpu", *["tolist"] * len(TARGETS)], "the host's own copy is cut up"
+    assert found == ["cpu", *["tolist"] * len(TARGETS)]
     hypotheses = [[Hypothesis(ids, 0.0, 0.0)] for ids in TARGETS]
     with waits() as found:
         engine._with_attention(SOURCES, hypotheses)
     assert found == ["cpu", *["tolist"] * len(TARGETS)]
+    with waits() as found:
+        maps = engine.maps(SOURCES, TARGETS)
+    assert found.count("cpu") == len(maps[0])
+
+
+def test_weights_are_converted_to_bf16_once_a_search(tmp_path) -> None:
+    tiny.write(tmp_path)
+    path = tiny.write_config(tmp_path, training={"precision": "bf16", "max_updates": 1})
+    run = Run.create(tmp_path / "run", path.read_text(), configs.load(path))
+    Trainer(run, CPU).train()
+    translator = Translator.load(run.path, device="cpu")
+    converted: list[int] = []
+
+    class Conversions(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._to_copy.default:
+                converted.append(args[0].data_ptr())
+            return whole_or_parts(self, function, args, kwargs)
+
+    with Conversions():
+        translator.translate(["abcdef"], min_length_ratio=2.0)
+    weights = {each.data_ptr() for each in translator.engine.model.parameters()}
+    assert 0 < len(weights.intersection(converted))
+    assert all(converted.count(weight) <= 1 for weight in weights)

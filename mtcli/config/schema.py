@@ -369,8 +369,8 @@ class Decoding(Section):
     """Whether UNK may be written."""
     sampling: Sampling | None = None
     """Draw from the model instead of searching for the best."""
-    batch_tokens: Count = 4000
-    """Padded source tokens that are translated at once."""
+    batch_tokens: Count | None = None
+    """Padded source tokens that are translated at once. Default: by the device, 4,000 on a CPU and 16,000 elsewhere."""
 
     def lengths(self, source: int) -> tuple[int, int]:
         """Least and most target tokens for ``source`` tokens, EOS not counted on either side."""

@@ -43,6 +43,7 @@ class CTranslate2Engine(Engine):
     ranked by our length penalty; scores are then computed by the model's own softmax.
     """
 
+    batch_tokens = 4000
     parallel = 1  # its own threads share the work
 
     def __init__(

@@ -94,6 +94,8 @@ class Engine(Protocol):
     """Which weights these are, for those who must know them again."""
     max_positions: int | None
     """Tokens of the longest sentence that it can read or write, EOS included; None: no limit."""
+    batch_tokens: int
+    """Padded source tokens of a batch, where `decoding.batch_tokens` does not say."""
     parallel: int
     """Requests that `search_all` works on at the same time."""
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -140,6 +140,7 @@ class TorchEngine:
     ):
         self.model, self.device, self.autocast, self.name = model, device, autocast, name
         self.max_positions, self.parallel = model.max_positions, processes
+        self.batch_tokens = 4000 if device.type == "cpu" else 16_000
         self.pool = Pool(processes, _serve, (self,), fork=True) if processes > 1 else None
 
     @classmethod
@@ -155,12 +156,22 @@ class TorchEngine:
         tokens. Several are an ensemble. Raises UserError."""
         loaded = [load_model(run, sizes, update) for run in runs]
         models = [model.to(device) for model, _ in loaded]
-        autocast, _ = devices.autocast(device, runs[0].config.training.precision)
+        autocast, lower = devices.autocast(device, runs[0].config.training.precision)
+        if lower is not None:  # see _inference
+            models = [model.requires_grad_() for model in models]
         names = [f"{run.path.resolve()}, checkpoint {n}" for run, (_, n) in zip(runs, loaded)]
         model = models[0] if len(models) == 1 else Ensemble(models).eval()
         several = device.type == "cpu" and can_fork()
         processes = min(processes, MOST_PROCESSES) if several else 1
         return cls(model, device, autocast, " + ".join(names), processes)
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Autocast converts a weight once in it, not at each use: only of parameters that could be
+        trained, and outside of PyTorch's inference mode, does it keep what it converted."""
+        lower = self.autocast is not nullcontext
+        with torch.no_grad() if lower else torch.inference_mode(), self.autocast():
+            yield
 
     def search_all(self, requests: Iterable[Request]) -> Iterator[list[list[Hypothesis]]]:
         requests = list(requests)
@@ -175,7 +186,7 @@ class TorchEngine:
         )
         options = replace(self._options(request), keep_pruned=trail is not None)
         devices.choose_products(self.device, len(ids) * max(options.beam_size, options.n_best))
-        with torch.inference_mode(), self.autocast():
+        with self._inference():
             found = search(self.model, self.model.encode(ids, mask), options, trail)
         return self._with_attention(request.sources, found) if request.attention else found
 
@@ -206,7 +217,7 @@ class TorchEngine:
             rows = [row for row, hypotheses in enumerate(found) if rank < len(hypotheses)]
             pairs = [sources[row] for row in rows], [found[row][rank].ids for row in rows]
             batch = padded_batch(Sequences.of(pairs[0]), Sequences.of(pairs[1])).to(self.device)
-            with torch.inference_mode(), self.autocast():
+            with self._inference():
                 weights = self.model.alignment(batch.source, batch.source_mask, batch.target_in)
             tables = [None] * len(rows) if weights is None else weights.float().cpu()
             for row, source, target, each in zip(rows, *pairs, tables):
@@ -218,7 +229,7 @@ class TorchEngine:
         batch = padded_batch(Sequences.of(sources), Sequences.of(targets)).to(self.device)
         devices.choose_products(self.device, batch.source.numel())
         scores = []
-        with torch.inference_mode(), self.autocast():
+        with self._inference():
             states = self.model(batch.source, batch.source_mask, batch.target_in)
             states, ids = batch.of_targets(states), batch.of_targets(batch.target_out)
             exact = torch.promote_types(states.dtype, torch.float32)
@@ -231,8 +242,9 @@ class TorchEngine:
     def maps(self, sources: Ids, targets: Ids) -> list[PairMaps]:
         batch = padded_batch(Sequences.of(sources), Sequences.of(targets)).to(self.device)
         maps: Maps = {}
-        with torch.inference_mode(), self.autocast():
+        with self._inference():
             self.model(batch.source, batch.source_mask, batch.target_in, maps)
+        maps = _fetched(maps)
         return [
             _of_pair(maps, row, *map(len, pair)) for row, pair in enumerate(zip(sources, targets))
         ]
@@ -240,7 +252,7 @@ class TorchEngine:
     def inside(self, source: Sequence[int], target: Sequence[int], best: int) -> Inside:
         batch = padded_batch(Sequences.of([source]), Sequences.of([target])).to(self.device)
         maps: Maps = {}
-        with torch.inference_mode(), self.autocast():
+        with self._inference():
             states = self.model(batch.source, batch.source_mask, batch.target_in, maps)[0]
             exact = torch.promote_types(states.dtype, torch.float32)
             log_probs = self.model.project(states).log_softmax(-1, dtype=exact)  # (T, V)
@@ -248,20 +260,24 @@ class TorchEngine:
         values, ids = log_probs.topk(min(best, log_probs.shape[1]))
         return Inside(
             log_probabilities=chosen[:, 0].tolist(),
-            maps=_of_pair(maps, 0, len(source), len(target)),
+            maps=_of_pair(_fetched(maps), 0, len(source), len(target)),
             ranks=((log_probs > chosen).sum(1) + 1).tolist(),
             entropies=torch.special.entr(log_probs.exp()).sum(1).tolist(),
             best=[list(zip(*pair)) for pair in zip(ids.tolist(), values.tolist())],
         )
 
 
+def _fetched(maps: Maps) -> Maps:
+    return {name: weights.float().cpu() for name, weights in maps.items()}
+
+
 def _of_pair(maps: Maps, row: int, source: int, target: int) -> PairMaps:
-    """The maps of one row of a batch, without the padding behind its source and target ids."""
+    """The fetched maps of one row of a batch, without the padding behind its source and target ids."""
     lengths = {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}
     tables = {}
     for name, weights in maps.items():
         rows, columns = lengths[name.split(".")[0]]
-        tables[name] = weights[row, :, :rows, :columns].float().cpu().numpy()
+        tables[name] = weights[row, :, :rows, :columns].numpy()
     return tables
 
 

@@ -236,12 +236,13 @@ class Translator:
 
     def _batches(self, waiting: list[Piece], request: Request) -> list[tuple[list[Piece], Request]]:
         """Pieces of similar lengths, longest first, and the request for them."""
-        tokens, parallel, batches = request.decoding.batch_tokens, self.engine.parallel, []
+        tokens = request.decoding.batch_tokens or self.engine.batch_tokens
+        batches = []
         # Only the first piece of a line begins with the prefix.
         for prefix in dict.fromkeys([request.prefix, ()]):
             group = [each for each in waiting if prefix == (() if each.number else request.prefix)]
             group.sort(key=len, reverse=True)
-            for batch in _shared_batches(group, len, tokens, parallel):
+            for batch in _shared_batches(group, len, tokens, self.engine.parallel):
                 sources = [piece.ids for piece in batch]
                 keys = tuple(piece.line + (piece.number << 40) for piece in batch)
                 batches.append((batch, replace(request, sources=sources, prefix=prefix, keys=keys)))
@@ -354,7 +355,8 @@ class Translator:
             order = sorted(range(len(pool)), key=lambda i: (len(targets[i]), len(sources[i])))
             sizes = [max(map(len, pair)) for pair in zip(sources, targets)]
             scores: dict[int, list[float]] = {}
-            for batch in _batches(order, sizes.__getitem__, self.config.decoding.batch_tokens):
+            tokens = self.config.decoding.batch_tokens or self.engine.batch_tokens
+            for batch in _batches(order, sizes.__getitem__, tokens):
                 found = self.engine.score([sources[i] for i in batch], [targets[i] for i in batch])
                 scores.update(zip(batch, found))
             yield from (scores[index] for index in range(len(pool)))
