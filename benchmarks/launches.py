@@ -35,7 +35,7 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function._schema.name.removeprefix("aten::")
-        if not function.is_view and name not in ALLOCATIONS | VIEWS:
+        if not function.is_view and name not in ALLOCATIONS | VIEWS and ":" not in name:
             self.counts[name] += 1
         return function(*args, **(kwargs or {}))
 
@@ -73,6 +73,7 @@ def main() -> None:
         loss, _ = TrainStep(model, 0.1)(batch)
     with counted("update, backward"):
         loss.backward()
+    optimizers[0].step()  # the first one makes its momentum
     with counted("Muon"):
         optimizers[0].step()
     memory = model.eval().encode(batch.source, batch.source_mask)
