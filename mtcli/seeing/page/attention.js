@@ -121,7 +121,7 @@ export const attention = (trace, choice = {}) => {
   const layers = {};
   for (const name of Object.keys(trace.attention)) (layers[name.split(".")[0]] ??= []).push(name.split(".")[1]);
   const kinds = Object.keys(KINDS).filter((kind) => layers[kind]);
-  if (!kinds.length) return h("p", { class: "note" }, "This model has no attention to show.");
+  if (!kinds.length) return h("p", { class: "note" }, "There is no attention to show.");
   const from = trace.alignment_from;
   const [kind, layer] = from && trace.attention[from.map] ? from.map.split(".") : [kinds[0], layers[kinds[0]].at(-1)];
   const byWords = [trace.source, trace.target].every((side) => side.words?.length);

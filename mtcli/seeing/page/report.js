@@ -19,14 +19,15 @@ const trace = (one, choice) => {
 
 // Traces of one sentence stand side by side.
 const beside = (group) => h("div", { class: "beside" }, group.map((one) => trace(one)));
-const traces = (all) =>
-  [...new Set(all.map((one) => one.source.text))].map((text) => beside(all.filter((one) => one.source.text === text)));
+const traces = (all) => [...new Set(all.map((one) => one.source.text))].map((text) => beside(all.filter((one) => one.source.text === text)));
 
 // The same sentences at each validation: one stop of the slider is one checkpoint.
 const history = (run) => {
   const stops = run.history.filter((stop) => stop.traces.length);
   if (!stops.length) return null;
-  let [at, which, timer] = [stops.length - 1, 0, null];
+  const sources = [...new Set(stops.flatMap((stop) => stop.traces.map((one) => one.source.text)))];
+  let [at, source, timer] = [stops.length - 1, sources[0], null];
+  const traceAt = (index) => stops[index].traces.find((one) => one.source.text === source);
   const choice = {}; // of layer and head: the same at all checkpoints
   const stage = h("div");
   const update = h("output", { class: "update", "aria-live": "polite" });
@@ -40,7 +41,7 @@ const history = (run) => {
     [...list.children].forEach((node, place) => node.classList.toggle("on", place === at));
     requestAnimationFrame(() => (list.scrollTop = list.children[at].offsetTop - list.clientHeight / 2));
     stage.style.minHeight = `${stage.offsetHeight}px`; // what stands below does not jump while it plays
-    const now = stops[at].traces[which];
+    const now = traceAt(at);
     stage.replaceChildren(now ? trace(now, choice) : h("p", { class: "note" }, "This checkpoint has no trace of the sentence."));
   };
   const stop = () => {
@@ -53,20 +54,19 @@ const history = (run) => {
     timer = setInterval(() => (at < stops.length - 1 ? go(at + 1) : stop()), 700);
   };
   const play = h("button", { onclick: () => (timer ? stop() : start()) }, "Play");
-  const version = ({ update, traces }, place) => {
-    const [text, score] = [traces[which]?.target.text ?? "–", traces[which]?.score.toFixed(2)];
+  const version = ({ update }, place) => {
+    const [text, score] = [traceAt(place)?.target.text ?? "–", traceAt(place)?.score.toFixed(2)];
     return h("li", {}, h("button", { onclick: () => go(place) }, h("span", {}, count(update)), h("bdi", {}, text), h("span", {}, score)));
   };
-  const choose = (index) => {
-    which = Number(index);
+  const choose = (text) => {
+    source = text;
     list.replaceChildren(...stops.map(version));
     stage.style.minHeight = "";
     go(at);
   };
-  const sources = stops.at(-1).traces.map((one, index) => [index, one.source.text]);
-  choose(0);
-  return h("div", { class: "history" }, h("div", { class: "controls" }, select("Sentence", sources, 0, choose)),
-    h("div", { class: "scrubber" }, play, slider, update), list, stage);
+  choose(source);
+  const chooser = h("div", { class: "controls" }, select("Sentence", sources.map((text) => [text, text]), source, choose));
+  return h("div", { class: "history" }, chooser, h("div", { class: "scrubber" }, play, slider, update), list, stage);
 };
 
 const having = (runs, key) => runs.map((run, index) => [run, index]).filter(([run]) => run[key]?.length);
