@@ -195,9 +195,11 @@ def test_look_writes_files(folder):
     pytest.importorskip("matplotlib")
     names = ["a.svg", "a.png", "a.html"]
     options = [word for name in names for word in (f"--{name[2:]}", name)]
+    options += ["--layer", "0", "--mean"]
     done = mtcli(folder, "look", "ab <b>cd", "--run", "transformer", *options)
     assert not done.stdout and all((folder / name).stat().st_size > 1000 for name in names)
-    assert "<b>" not in (folder / "a.html").read_text(encoding="utf-8")
+    html = (folder / "a.html").read_text(encoding="utf-8")
+    assert "<b>" not in html and '"shown":{"map":"cross.0","head":null,' in html
 
 
 def test_look_says_what_an_exported_model_cannot_show(folder):

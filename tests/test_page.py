@@ -170,10 +170,14 @@ def test_pointing_at_a_cell_tells_its_weight_in_the_chosen_layer_and_head(show: 
 
 def test_a_word_has_the_weights_of_all_its_tokens(show: Show) -> None:
     trace = traces.trace("yesterday evening", "gestern Abend")
-    trace["alignment_from"]["shifted"] = False
+    trace["shown"] = {
+        "map": "cross.0",
+        "head": 1,
+        "shifted": False,
+    }  # asked for by who made the page
     browser = show({"traces": [trace]})
     point(browser, one(browser, "[data-at='0,0']"))  # two tokens look at two tokens
-    matrix = trace["attention"]["cross.1"][1]
+    matrix = trace["attention"]["cross.0"][1]
     mean = sum(matrix[row][column] for row in (0, 1) for column in (0, 1)) / 2
     assert float(said(browser).split()[-1]) == pytest.approx(mean, abs=1e-4)
     one(browser, "label", "whole words").click()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -133,7 +134,11 @@ def _write(
     if png:
         files.replace_file(png, picture.draw(traces, choice, "png"))
     if html:
-        data = {"traces": [trace.as_dict() for trace in traces]}
-        files.replace_file(html, page(traces[0].source.text, data).encode())
+        asked = (choice.of(trace) for trace in traces)
+        shown = [
+            {**trace.as_dict(), "shown": head and asdict(head)}
+            for trace, head in zip(traces, asked)
+        ]
+        files.replace_file(html, page(traces[0].source.text, {"traces": shown}).encode())
     for path in filter(None, (svg, png, html)):
         log.info(f"written to {path}")

@@ -77,8 +77,9 @@ const arcs = ({ rows, columns, target, source, weights }, words, point) => {
       return [left + width / 2 - origin.left, top - origin.top, bottom - origin.top];
     };
     const [from, to] = [below.spans.map(middle), above.spans.map(middle)];
+    const least = (row ?? column) === null && box.clientHeight > 240 ? Infinity : 0.02; // all arcs of long lines are a tangle
     const paths = weights.flatMap((line, r) => line.map((weight, c) => {
-      if (weight < 0.02 || (row !== null ? r !== row : column !== null && c !== column)) return null;
+      if (weight < least || (row !== null ? r !== row : column !== null && c !== column)) return null;
       const [[x0, y0], [x1, , y1]] = [from[r], to[c]];
       const bend = (y0 - y1) / 2;
       const d = `M${x0},${y0} C${x0},${y0 - bend} ${x1},${y1 + bend} ${x1},${y1}`;
@@ -116,13 +117,13 @@ const said = ({ rows, columns, weights }, row, column) => {
   return [name(item), verb, best.flatMap(([other, weight], index) => [index ? ", " : " ", name(other), ` ${weight}`])];
 };
 
-// `choice` keeps what the reader chose, for whoever draws the next trace in the same place.
+// A trace opens with what is asked for as `shown`. `choice` keeps what the reader chose, for the next trace in the same place.
 export const attention = (trace, choice = {}) => {
   const layers = {};
   for (const name of Object.keys(trace.attention)) (layers[name.split(".")[0]] ??= []).push(name.split(".")[1]);
   const kinds = Object.keys(KINDS).filter((kind) => layers[kind]);
   if (!kinds.length) return h("p", { class: "note" }, "There is no attention to show.");
-  const from = trace.alignment_from;
+  const from = trace.shown ?? trace.alignment_from;
   const [kind, layer] = from && trace.attention[from.map] ? from.map.split(".") : [kinds[0], layers[kinds[0]].at(-1)];
   const byWords = [trace.source, trace.target].every((side) => side.words?.length);
   const first = { kind, layer, head: from?.head ?? "mean", shifted: from?.shifted ?? false, words: byWords };

@@ -16,7 +16,7 @@ export const s = (tag, attributes = {}, ...children) =>
 
 // Numbers: as exact as the data has them, without the noise of floating point.
 export const exact = (value) => (Number.isInteger(value) ? count(value) : Number.isFinite(value) ? String(+value.toPrecision(6)) : "–");
-export const short = (value) => (Number.isFinite(value) ? value.toLocaleString("en", { maximumSignificantDigits: 3 }) : "–");
+export const short = (value) => (Number.isFinite(value) ? value.toLocaleString("en", { maximumSignificantDigits: 4 }) : "–");
 export const count = (value) => (Number.isFinite(value) ? value.toLocaleString("en") : "–");
 export const percent = (share) => (share > 0.995 && share < 1 ? ">99" : share < 0.005 && share > 0 ? "<1" : Math.round(share * 100)) + "%";
 
@@ -33,10 +33,8 @@ export const shortened = (text, most) => {
 };
 
 const canvas = document.createElement("canvas").getContext("2d");
-export const measure = (text) => {
-  canvas.font = `13px ${getComputedStyle(document.body).fontFamily}`;
-  return canvas.measureText(text).width;
-};
+canvas.font = `13px ${getComputedStyle(document.body).fontFamily}`;
+export const measure = (text) => canvas.measureText(text).width;
 
 // Draws again whenever the width changes, and once the fonts are there, since positions depend on both.
 export const responsive = (draw, attributes = {}) => {

@@ -107,7 +107,7 @@ export const learning = (runs) => {
 export const bars = (title, groups, scale) => {
   const x = axis(scale, 0, 1);
   const line = (label) => ({ run, value, low, high, note }, index) =>
-    bar(index ? "" : label, x(value), [exact(value), h("small", {}, ` ${note}`)], { run, from: low && x(low), to: high && x(high) });
+    bar(index ? "" : label, x(value), [short(value), h("small", {}, ` ${note}`)], { run, from: low && x(low), to: high && x(high) });
   return figure(title, "", h("div", { class: "bars" }, groups.map(({ label, values }) => values.map(line(label)))));
 };
 
@@ -117,10 +117,11 @@ export const histogram = (title, sides) => {
   const bins = [...new Set(names.flatMap((name) => sides[name].map(([end]) => end)))].sort((a, b) => a - b);
   const rows = bins.map((bin) => names.map((name) => sides[name].find(([end]) => end === bin)?.[1] ?? 0));
   const most = Math.max(1, ...rows.flat());
-  const label = `${title}: sentences by length, at most ${count(most)} of one; the table below has all numbers`;
+  const label = `${title}: sentences by length, at most ${count(most)} of one`;
   const column = (end, bin) =>
     h("div", {}, rows[bin].map((sentences, side) => h("i", { "--w": sentences / most, "--c": colour(side) })), h("small", {}, end));
-  const picture = h("div", { class: bins.length > 12 ? "histogram many" : "histogram", role: "img", "aria-label": label }, bins.map(column));
+  const look = bins.length > 12 ? "histogram many" : "histogram";
+  const picture = h("div", { class: look, role: "img", "aria-label": label }, bins.map(column));
   const numbers = () => table(["tokens up to", ...names], bins.map((end, bin) => [end, ...rows[bin]]));
   return figure(title, "Sentences by length in tokens.", [legend(names), picture], numbers);
 };

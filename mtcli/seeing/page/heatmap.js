@@ -9,15 +9,14 @@ export const heatmap = ({ rows, columns, weights, marked, label }, point) => {
   const cell = Math.max(18, Math.min(34, Math.min(520, innerWidth - 150) / columns.length)); // smaller where there are many
   const [side, slope] = [rowWidth + 14, columnWidth * 0.71 + 16];
   const [width, height] = [side + columns.length * cell + slope, slope + rows.length * cell + 2];
-  const place = (x) => (mirrored ? width - x : x);
   const left = (column) => (mirrored ? width - side - (column + 1) * cell : side + column * cell);
   const middle = (row) => slope + (row + 0.5) * cell;
   const square = (row, column, gap) => {
     const size = cell - 2 * gap;
     return { x: left(column) + gap, y: slope + row * cell + gap, width: size, height: size, rx: 3 };
   };
-  const rowLabels = names[0].map((text, row) =>
-    s("text", { x: place(side - 8), y: middle(row), dy: "0.35em", "text-anchor": mirrored ? "start" : "end" }, isolated(text)));
+  const besides = { x: mirrored ? width - side + 8 : side - 8, dy: "0.35em", "text-anchor": mirrored ? "start" : "end" };
+  const rowLabels = names[0].map((text, row) => s("text", { ...besides, y: middle(row) }, isolated(text)));
   const columnLabels = names[1].map((text, column) => {
     const transform = `translate(${left(column) + cell / 2 + (mirrored ? 3 : -3)},${slope - 7}) rotate(${mirrored ? 45 : -45})`;
     return s("text", { transform, dy: "0.35em", "text-anchor": mirrored ? "end" : "start" }, isolated(text));

@@ -1,6 +1,6 @@
 // The page as a whole: what a trace shows, what a report shows, and the history between checkpoints.
 import { attention } from "./attention.js";
-import { count, exact, h, select } from "./base.js";
+import { count, exact, h, select, short } from "./base.js";
 import { bars, histogram, learning, legend, span } from "./charts.js";
 import { table } from "./table.js";
 import { nBest, tokens } from "./tokens.js";
@@ -19,7 +19,10 @@ const trace = (one, choice) => {
 
 // Traces of one sentence stand side by side.
 const beside = (group) => h("div", { class: "beside" }, group.map((one) => trace(one)));
-const traces = (all) => [...new Set(all.map((one) => one.source.text))].map((text) => beside(all.filter((one) => one.source.text === text)));
+const traces = (all) => {
+  const groups = new Set(all.map((one) => one.source.text));
+  return [...groups].map((text) => beside(all.filter((one) => one.source.text === text)));
+};
 
 // The same sentences at each validation: one stop of the slider is one checkpoint.
 const history = (run) => {
@@ -93,7 +96,7 @@ const scores = (runs, significance) => {
   const rows = having(runs, "scores").flatMap(([run, index]) => run.scores.map((score) => ({ ...score, label: run.name, run: index })));
   const plot = (metric) => {
     const groups = rows.filter((row) => row.metric === metric)
-      .map((row) => ({ label: row.label, values: [{ ...row, note: `${exact(row.low)} to ${exact(row.high)}` }] }));
+      .map((row) => ({ label: row.label, values: [{ ...row, note: `${short(row.low)} to ${short(row.high)}` }] }));
     const values = groups.flatMap(({ values: [{ value, low, high }] }) => [low ?? value, high ?? value]);
     return bars(metric, groups, span(groups.length > 1 ? values : [0, ...values]));
   };
@@ -108,8 +111,9 @@ const scores = (runs, significance) => {
 };
 
 const buckets = (runs) => {
+  const of = (sentences) => `${count(sentences)} sentence${sentences === 1 ? "" : "s"}`;
   const all = having(runs, "buckets").flatMap(([run, index]) => run.buckets.filter((bucket) => Number.isFinite(bucket.score))
-    .map((bucket) => ({ ...bucket, run: index, value: bucket.score, note: `${count(bucket.sentences)} sentences` })));
+    .map((bucket) => ({ ...bucket, run: index, value: bucket.score, note: of(bucket.sentences) })));
   const plot = (by) => {
     const mine = all.filter((bucket) => bucket.by === by);
     const groups = different(mine, "label").map((label) => ({ label, values: mine.filter((bucket) => bucket.label === label) }));

@@ -36,8 +36,7 @@ export const tokens = (trace) => {
   const numbers = () => table(["step", "token", "probability", "log-probability", "rank", "entropy", "alternatives"],
     trace.steps.map((step, index) => [index + 1, step.token, Math.exp(step.log_probability), step.log_probability, step.rank, step.entropy,
       step.alternatives.map((other) => `${other.token} ${exact(Math.exp(other.log_probability))}`).join("  ")]));
-  const note = "The stronger the colour, the less sure the model was; under doubtful tokens, what else was likely.";
-  return figure("Tokens by probability.", note, [row, panel], numbers);
+  return figure("Tokens by probability.", "The stronger the colour, the less sure the model was.", [row, panel], numbers);
 };
 
 export const nBest = (trace) => {
