@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "test", "test_long")
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, ModuleType]:
     """The scripts of data/toy, imported as they import each other, and forgotten again."""
-    names = ("lexicon", "grammar", "make_corpus", "baselines")
+    names = ("lexicon", "grammar", "make_corpus", "baselines", "alignments")
     sys.path.insert(0, str(TOY))
     try:
         return {name: importlib.import_module(name) for name in names}
@@ -166,3 +166,29 @@ def test_nearest_sentence_recalls_what_it_saw(scripts):
     assert (
         translate("she reads books .") == "她看书。" and translate("does she read ?") == "她看书。"
     )
+
+
+def test_gold_alignments_are_those_of_the_lexicon(scripts):
+    english = "my father read two red books yesterday afternoon , but his father did not ."
+    chinese = "我爸爸昨天下午看了两本红色的书，但是他爸爸没看。"
+    gold = scripts["alignments"].align(english, chinese)
+    tokens = english.split()
+    said = {
+        (tokens[word], "".join(chinese[c] for w, c in sorted(gold.sure) if w == word))
+        for word, _ in gold.sure
+    }
+    assert said == {
+        ("my", "我"), ("two", "两"), ("red", "红色"), ("books", "书"), (",", "，"), ("his", "他"), (".", "。"),
+    }  # fmt: skip
+    phrase = {(word, c) for word in (6, 7) for c in range(3, 7)}
+    assert gold.possible - gold.sure == phrase
+
+
+def test_gold_judges_most_characters(scripts, corpus):
+    judged = total = 0
+    for english, chinese in corpus["test"]:
+        gold = scripts["alignments"].align(english, chinese)
+        assert gold.sure <= gold.possible
+        judged += len({character for _, character in gold.possible})
+        total += len(chinese)
+    assert judged > 0.6 * total

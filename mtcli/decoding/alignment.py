@@ -91,17 +91,17 @@ def find(engine: Engine, pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -
     regular: the best head is the one whose links predict the target tokens best.
     """
     ordered = sorted(pairs, key=lambda pair: len(pair[1]))
-    links: dict[Head, list[tuple[int, int]]] = defaultdict(list)
+    found: dict[Head, list[tuple[int, int]]] = defaultdict(list)
     for start in range(0, len(ordered), BATCH_PAIRS):
         sources, targets = zip(*ordered[start : start + BATCH_PAIRS])
         for source, target, maps in zip(sources, targets, engine.maps(sources, targets)):
-            for head in _all(maps):
-                best = head.read(maps).argmax(1).tolist()
-                links[head] += [(source[place], token) for place, token in zip(best, target)]
-    return max(links, key=lambda head: regularity(links[head]), default=None)
+            for head in every_head(maps):
+                found[head] += links(head, maps, source, target)
+    return max(found, key=lambda head: regularity(found[head]), default=None)
 
 
-def _all(maps: Maps) -> list[Head]:
+def every_head(maps: Maps) -> list[Head]:
+    """All heads that look at the source and their means, the last layer first, shifted or not."""
     names = [name for name in maps if name.startswith("cross.")]
     return [
         Head(name, head, shifted)
@@ -111,8 +111,16 @@ def _all(maps: Maps) -> list[Head]:
     ]
 
 
+def links(
+    head: Head, maps: Maps, source: Sequence[int], target: Sequence[int]
+) -> list[tuple[int, int]]:
+    """(source id, target id): what each target token but EOS looks at most."""
+    best = head.read(maps).argmax(1).tolist()
+    return [(source[place], token) for place, token in zip(best, target)]
+
+
 def regularity(links: Sequence[tuple[int, int]]) -> float:
-    """How much links (source id, target id) say of their targets: the mean of
+    """How much links (source, target) say of their targets: the mean of
     log p(target | source) / p(target), in nats, where the conditional probability is counted without
     the link itself, so that what comes once says nothing."""
     count, pairs = len(links), Counter(links)

@@ -103,8 +103,9 @@ def _block(step: Step) -> tuple[int, list[Text]]:
     if probability < DOUBTFUL and step.alternatives:
         if step.rank is not None and step.rank > 1:
             lines.append(Text(f"rank {step.rank}", style="bold"))
-        for each in step.alternatives[:4]:
-            if each.token != step.token and (other := math.exp(each.log_probability)) >= 0.005:
+        for place, each in enumerate(step.alternatives[:4]):
+            other = math.exp(each.log_probability)
+            if each.token != step.token and (place == 0 or other >= 0.005):
                 lines.append(Text(f"{_fit(each.token)} {_percent(other)}", style="dim italic"))
     return max(line.cell_len for line in lines), lines
 
