@@ -145,8 +145,13 @@ def kept(run: Run) -> Head | None:
     path = run.inside("alignment.json")
     if not os.path.lexists(path):
         return None
-    match files.read_json(path):
-        case {"map": str(name), "head": int() | None as head, "shifted": bool(shifted)}:
-            if head is None or head >= 0:
-                return Head(name, head, shifted)
+    found = files.read_json(path)
+    name, head, shifted = found.get("map"), found.get("head"), found.get("shifted")
+    of_source = isinstance(name, str) and name.startswith("cross.")
+    if (
+        of_source
+        and isinstance(shifted, bool)
+        and (head is None or type(head) is int and head >= 0)
+    ):
+        return Head(str(name), head, shifted)
     raise UserError(f"{path} does not hold a map, a head and whether it is shifted. Remove it.")
