@@ -77,7 +77,7 @@ const arcs = ({ rows, columns, target, source, weights }, words, point) => {
       return [left + width / 2 - origin.left, top - origin.top, bottom - origin.top];
     };
     const [from, to] = [below.spans.map(middle), above.spans.map(middle)];
-    const least = (row ?? column) === null && box.clientHeight > 240 ? Infinity : 0.02; // all arcs of long lines are a tangle
+    const least = (row ?? column) === null && box.clientHeight > 200 ? Infinity : 0.02; // all arcs of long lines are a tangle
     const paths = weights.flatMap((line, r) => line.map((weight, c) => {
       if (weight < least || (row !== null ? r !== row : column !== null && c !== column)) return null;
       const [[x0, y0], [x1, , y1]] = [from[r], to[c]];
