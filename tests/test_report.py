@@ -23,7 +23,7 @@ from rich.cells import cell_len
 from mtcli import Translator, config as configs
 from mtcli.run.directory import Run
 from mtcli.seeing.page import page
-from mtcli.seeing.report import few, following, report
+from mtcli.seeing.report import ROOM, few, following, report
 from mtcli.seeing.statistics import Answers, Seen, buckets, summary
 from mtcli.support.errors import UserError
 from mtcli.text import codec, metrics
@@ -153,6 +153,7 @@ def test_sentences_and_words_are_grouped(run):
     found = [tuple(each.values()) for each in buckets(own, source, seen)]
     first = metrics.score(["chrf"], own.hypotheses[:1], references[:1])["chrf"].value
     second = metrics.score(["chrf"], own.hypotheses[1:], references[1:])["chrf"].value
+    first, second = round(first, 2), round(second, 2)
     words = "target words by their number in training (F1)"
     assert found == [
         ("source tokens (chrF)", "1–5", 1, first),
@@ -194,7 +195,7 @@ def test_a_report_of_several_runs_says_what_translating_and_training_say(folder)
         )
         assert entry["name"] == str(run.path)
         assert {each["metric"]: each["value"] for each in entry["scores"]} == {
-            name: score.value for name, score in expected.items()
+            name: round(score.value, 2) for name, score in expected.items()
         }
         assert all(each["low"] <= each["value"] <= each["high"] for each in entry["scores"])
         rows = entry["sentences"]
@@ -213,6 +214,20 @@ def test_a_report_of_several_runs_says_what_translating_and_training_say(folder)
     expected_rows = [([0, 1], name) for name in runs[0].config.evaluation.metrics]
     assert [(each["runs"], each["metric"]) for each in made["significance"]] == expected_rows
     assert all(0 <= each["p"] <= 1 for each in made["significance"])
+    scores = [{each["metric"]: each["value"] for each in run["scores"]} for run in made["runs"]]
+    for each in made["significance"]:
+        one, two = (values[each["metric"]] for values in scores)
+        assert each["difference"] == pytest.approx(one - two, abs=0.011)
+
+
+@ONE
+def test_traces_of_the_worst_and_the_best_fill_the_room_there_is(run, monkeypatch):
+    monkeypatch.setitem(ROOM, "sentences", 4000)
+    rows = report([run], threads=1)["runs"][0]["sentences"]
+    compact = [json.dumps(row["trace"], ensure_ascii=False, separators=(",", ":")) for row in rows]
+    sizes = [len(text) for text in compact if text != "null"]
+    assert len(rows) == 8 and rows[0]["trace"] and rows[-1]["trace"] and len(sizes) < 8
+    assert sum(sizes) - max(sizes) < 4000
 
 
 def test_long_logs_and_histories_are_thinned_from_end_to_end():

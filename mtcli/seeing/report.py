@@ -237,33 +237,32 @@ def _answers(translator: Translator, tests: TSV | Plain, watch: Watch) -> Answer
 
 
 def _scores(own: Answers) -> list[dict[str, Any]]:
-    found = metrics.score(own.metrics, own.hypotheses, own.references, own.options, SAMPLES)
-    return [
-        {"metric": name, "value": value, "low": low, "high": high, "signature": signature}
-        for name, value, signature, interval in found.values()
-        for low, high in [interval or (value, value)]
-    ]
+    found = []
+    scores = metrics.score(own.metrics, own.hypotheses, own.references, own.options, SAMPLES)
+    for name, value, signature, interval in scores.values():
+        low, high = interval or (value, value)
+        numbers = {"value": value, "low": low, "high": high}
+        rounded = {key: round(each, 2) for key, each in numbers.items()}
+        found.append({"metric": name, **rounded, "signature": signature})
+    return found
 
 
 def _significance(answers: Sequence[Answers], watch: Watch) -> list[dict[str, Any]]:
-    """Of every two runs that translated the same: how often chance alone makes such a difference."""
+    """By how much the first of every two runs that translated the same is better, and how often
+    chance alone makes such a difference."""
     found = []
     pairs = list(combinations(range(len(answers)), 2))
     for one, two in watch(pairs, "comparing", len(pairs)):
         first, second = answers[one], answers[two]
         names = [name for name in first.metrics if name in second.metrics]
-        if (first.sources, first.references) == (second.sources, second.references) and names:
+        same = ("sources", "references", "options")
+        if names and all(getattr(first, part) == getattr(second, part) for part in same):
             systems = [("0", first.hypotheses), ("1", second.hypotheses)]
             rows = metrics.compare(systems, first.references, names, first.options, SAMPLES)
-            for before, after in zip(rows, rows[len(names) :]):
-                difference = after.value - before.value
-                row = {
-                    "runs": [one, two],
-                    "metric": after.name,
-                    "difference": difference,
-                    "p": after.p_value,
-                }
-                found.append(row)
+            for ours, theirs in zip(rows, rows[len(names) :]):
+                numbers = round(ours.value - theirs.value, 2), theirs.p_value
+                keys = "runs", "metric", "difference", "p"
+                found.append(dict(zip(keys, ([one, two], ours.name, *numbers))))
     return found
 
 

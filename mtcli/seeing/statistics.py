@@ -121,7 +121,9 @@ def _groups(by: str, chosen: list[str], labels: list[str], own: Answers) -> list
         if rows:
             texts = [own.hypotheses[row] for row in rows], [own.references[row] for row in rows]
             score = metrics.score([SENTENCE], *texts, own.options)[SENTENCE].value
-            found.append({"by": by, "label": label, "sentences": len(rows), "score": score})
+            found.append(
+                {"by": by, "label": label, "sentences": len(rows), "score": round(score, 2)}
+            )
     return found
 
 
@@ -143,7 +145,7 @@ def _by_frequency(own: Answers, known: Counter[str]) -> list[dict[str, Any]]:
             "by": by,
             "label": label,
             "sentences": sentences[label],
-            "score": 100 * hits[label] / total[label],
+            "score": round(100 * hits[label] / total[label], 2),
         }
         for label in labels
         if sentences[label]

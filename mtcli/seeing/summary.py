@@ -228,7 +228,7 @@ def _scores(report: dict[str, Any], width: int) -> Iterator[RenderableType]:
     differences = _table("metric", "difference", "p", "", right="lrrl")
     for each in report["significance"]:
         one, two = each["runs"]
-        pair = Text.assemble(_name(runs, two), " against ", _name(runs, one))
+        pair = Text.assemble(_name(runs, one), " − ", _name(runs, two))
         differences.add_row(each["metric"], f"{each['difference']:+.2f}", f"{each['p']:.3f}", pair)
     if differences.row_count:
         yield Text()
