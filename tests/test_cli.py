@@ -267,6 +267,14 @@ def test_prompt_on_a_terminal_translates_typed_lines(folder):
         (["translate", "a", "--input", "b"], 2, "not both"),
         (["translate", "a", "--beam-size", "0"], 2, "beam-size"),
         (["translate", "a", "--top-p", "0.5"], 2, "--sample"),
+        (["translate", "a", "--sample", "--temperature", "1e-320"], 1, "temperature is 1e-320; it"),
+        (["translate", "a", "--threads", "100000"], 2, "--threads"),
+        (["translate", "--input", "endless.txt"], 1, "endless.txt:2: the line is longer than"),
+        (
+            ["train", "--config", "tiny.yaml", "--set", "data.train.0.weight=999999999999"],
+            1,
+            "<= 1000",
+        ),
         (["translate", "a", "--sample", "--top-p", "1.5"], 1, "top_p is 1.5"),
         (["translate", "a", "--n-best", "3", "--beam-size", "2"], 1, "raise beam_size"),
         (["translate", "a", "--device", "abacus"], 1, "abacus"),
@@ -320,6 +328,7 @@ def test_wrong_usage_and_bad_files_are_reported_without_a_traceback(
 ):
     (folder / "bad.txt").write_bytes(b"fine\n\xff\xfe\n")
     (folder / "short").write_text("a\n")
+    (folder / "endless.txt").write_text("a\n" + "abc " * 400_000)
     (folder / "source").write_text("a\nb\n")
     (folder / "empty.tsv").write_text("")
     (folder / "one.tsv").write_text("only one column\n")

@@ -97,6 +97,22 @@ def test_without_select_a_pipe_is_never_ready_and_a_file_always(tmp_path, monkey
         os.close(writer)
 
 
+class Zeros(io.BytesIO):
+    """A device that never ends."""
+
+    def read1(self, size: int = -1) -> bytes:
+        return bytes(size)
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path):
+    with pytest.raises(UserError, match="stdin:1: the line is longer than 1,048,576 bytes"):
+        next(iter(Arriving(Zeros(), "stdin")))
+    with gzip.open(tmp_path / "bomb.gz", "wb") as bomb:
+        bomb.write(b"fine\n" + bytes(1 << 24))
+    with pytest.raises(UserError, match="bomb.gz:2: the line is longer than"):
+        list(read_lines(tmp_path / "bomb.gz"))
+
+
 def test_a_stream_in_memory_is_always_ready():
     arriving = Arriving(io.BufferedReader(io.BytesIO(b"one\ntwo")), "memory")
     assert arriving.ready() and list(arriving) == ["one", "two"] and arriving.ready()

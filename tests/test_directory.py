@@ -116,6 +116,17 @@ def test_other_hostile_files_are_refused(run, name, data):
         run.config, run.best, run.read_log()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere it cannot be renamed")
+def test_a_run_that_is_renamed_while_it_is_held_is_missed(run, tmp_path):
+    with run.lock():
+        run.append_log({"update": 1})
+        run.path.rename(tmp_path / "elsewhere")
+        for use in (lambda: run.append_log({}), lambda: run.save_checkpoint(9, *contents(9))):
+            with pytest.raises(UserError, match="renamed or removed while"):
+                use()
+    assert not run.path.exists()
+
+
 def test_a_tokenizer_folder_holds_files_of_a_sane_size(run):
     path = run.path / "tokenizer/huge"
     with path.open("wb") as file:

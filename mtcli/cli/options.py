@@ -24,6 +24,8 @@ OutputOption = Annotated[Path | None, Option("--output", "-o", help="File instea
 DeviceOption = Annotated[
     str, Option(metavar="auto|cpu|cuda|cuda:N|mps", help="auto takes a CUDA GPU if there is one.")
 ]
-ThreadsOption = Annotated[int | None, Option(min=1, help="CPU cores.  [default: usually all]")]
+ThreadsOption = Annotated[
+    int | None, Option(min=1, max=512, help="CPU cores.  [default: usually all]")
+]
 BeamOption = Annotated[int | None, Option(min=1, help="Hypotheses kept at each step; 1 is greedy.")]
 JSONOption = Annotated[bool, Option("--json", help="Print JSON.")]

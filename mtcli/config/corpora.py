@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Strict, Tag
 from .section import Section
 
 Count = Annotated[int, Field(ge=1)]
+Passes = Annotated[int, Field(ge=1, le=1000)]
 File = Annotated[str, Field(min_length=1, json_schema_extra={"format": "file"})]
 
 
@@ -19,7 +20,7 @@ class TSV(Section):
     """The file; may be gzipped (.gz)."""
     columns: Annotated[tuple[Count, Count], Strict(False)] = (1, 2)
     """Which columns hold source and target, counted from 1. Further columns are ignored."""
-    weight: Count = 1
+    weight: Passes = 1
     """Passes over this corpus in one epoch."""
 
 
@@ -30,7 +31,7 @@ class Plain(Section):
     """One source sentence a line; may be gzipped (.gz)."""
     target: File | Annotated[list[File], Field(min_length=1)]
     """Line N translates line N of the source. A list, or a .tsv file, gives several references (for scores)."""
-    weight: Count = 1
+    weight: Passes = 1
     """Passes over this corpus in one epoch."""
 
 

@@ -342,7 +342,7 @@ class LengthPenalty(Section):
 class Sampling(Section):
     """Draw translations at random."""
 
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Field(ge=0.001)] = 1.0
     top_k: Count | None = None
     """Only the most probable tokens."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0

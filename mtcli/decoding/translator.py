@@ -134,6 +134,7 @@ class Translator:
 
         from ..run.directory import Run
         from ..support import devices
+        from ..support.processes import cores
         from .torch_engine import TorchEngine
 
         # Batches shrink through the same sizes, all of which have kernels.
@@ -148,7 +149,7 @@ class Translator:
                         "tokenizers; only models over the same ones can be an ensemble."
                     )
         sizes = [len(side.vocabulary) for side in codecs[0]]
-        processes = processes or torch.get_num_threads()
+        processes = processes or min(torch.get_num_threads(), cores())
         engine = TorchEngine.load(runs, sizes, chosen, processes, checkpoint)
         max_length = min(each.config.data.max_length for each in runs)
         loaded = cls(engine, codecs[0], runs[0].config, max_length)

@@ -47,6 +47,7 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._is_locked = False  # by this object
         self._intact: set[int] = set()  # checkpoints that this process has written or verified
 
     @classmethod
@@ -137,7 +138,11 @@ class Run:
             files.clear_leftovers(self.path)
             files.clear_leftovers(self.inside("checkpoints"))
             files.clear_leftovers(self.inside("traces"))
-            yield
+            self._is_locked = True
+            try:
+                yield
+            finally:
+                self._is_locked = False
 
     def is_training(self) -> bool:
         """Whether a process holds `lock`."""
@@ -349,8 +354,14 @@ class Run:
     # ----------------------------------------------------------------------------------------------------------- paths
 
     def inside(self, *parts: str) -> Path:
-        """The path of a part of the run. Raises UserError for a link, which could lead anywhere."""
+        """The path of a part of the run. Raises UserError for a link, which could lead anywhere, and where the run that
+        this process holds is no longer there."""
         path = self.path
+        if self._is_locked and not os.path.lexists(path / "lock"):
+            raise UserError(
+                f"{path} is gone: it was renamed or removed while this process worked on it. What was saved before is "
+                "where it is now; name that with --run to continue."
+            )
         for part in parts:
             path = path / part
             files.refuse_link(path)

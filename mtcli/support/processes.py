@@ -79,6 +79,12 @@ class Pool:
                 executor.shutdown(cancel_futures=True)
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not every system has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def can_fork() -> bool:
     """Whether this process can be forked: elsewhere than on Linux the system's own threads do not survive it."""
     return sys.platform == "linux" and not multiprocessing.current_process().daemon

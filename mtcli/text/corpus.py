@@ -15,12 +15,15 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..config import TSV, Plain, files_of, name_of
 from ..support.errors import UserError, log
 from ..support.files import reason
+
+LONGEST_LINE = 1 << 20  # bytes; memory grows with the longest line
 
 
 class Pair(NamedTuple):
@@ -34,13 +37,18 @@ class Pair(NamedTuple):
 def read_lines(path: str | Path) -> Iterator[str]:
     """The lines of a file, without their ends. Raises UserError where it cannot be read or is not UTF-8."""
     with _open(path) as stream:
-        yield from read_stream(stream, str(path))
+        yield from read_stream(_contents(stream), str(path))
 
 
 def count_lines(path: str | Path) -> int:
     """The number of lines of a file, which need not be UTF-8. Raises UserError."""
     with _open(path) as stream:
-        return sum(1 for _ in stream)
+        return sum(1 for _ in _contents(stream))
+
+
+def _contents(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of a stream with their ends; one that is too long in parts, the first of which says so."""
+    return iter(partial(stream.readline, LONGEST_LINE + 1), b"")
 
 
 @contextmanager
@@ -56,6 +64,11 @@ def _open(path: str | Path) -> Iterator[BinaryIO]:
 def read_stream(stream: Iterable[bytes], name: str) -> Iterator[str]:
     """The lines of an open file; ``name`` is what messages call it."""
     for number, content in enumerate(stream, 1):
+        if len(content) > LONGEST_LINE:
+            raise UserError(
+                f"{name}:{number}: the line is longer than {LONGEST_LINE:,} bytes. A file has one sentence a line; "
+                "is it text, and do its lines end at LF?"
+            )
         try:
             line = content.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -80,6 +93,7 @@ class Arriving:
         self.stream, self.name = stream, name
         self.complete: deque[bytes] = deque()
         self.parts: list[bytes] = []  # of a line whose end has not come yet
+        self.size = 0  # of these
         self.ended = False
 
     def __iter__(self) -> Iterator[str]:
@@ -113,9 +127,10 @@ class Arriving:
         self.ended = not block
         for part in io.BytesIO(block):
             self.parts.append(part)
-            if part.endswith(b"\n"):
+            self.size += len(part)
+            if part.endswith(b"\n") or self.size > LONGEST_LINE:
                 self.complete.append(b"".join(self.parts))
-                self.parts = []
+                self.parts, self.size = [], 0
         if self.ended and self.parts:
             self.complete.append(b"".join(self.parts))
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from ..config import TSV, Plain, files_of, name_of
 from ..support import files
 from ..support.errors import UserError, log
-from ..support.processes import Pool
+from ..support.processes import Pool, cores
 from ..text.codec import Codec, fingerprint
 from ..text.corpus import Pair, count_lines, read_pairs
 
@@ -181,8 +181,8 @@ def _build(
             tqdm(desc="encoding", total=total, unit=" pairs", leave=False, disable=None)
         )
         encode_all: Encoder = partial(map, encode)
-        if large and _cores() > 2:
-            pool = Pool(min(_cores(), MOST_PROCESSES), _start, (encode,))
+        if large and cores() > 2:
+            pool = Pool(min(cores(), MOST_PROCESSES), _start, (encode,))
             stack.callback(pool.close)
             encode_all = partial(pool.map, _work)
         pairs = [_add(corpus, encode_all, columns, max_length, bar) for corpus in corpora]
@@ -230,11 +230,6 @@ def _encode(pairs: list[Pair], codecs: Codecs, max_length: int) -> Encoded:
 def _flat(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.array([len(row) for row in rows], np.int64)
     return np.fromiter(chain.from_iterable(rows), np.uint32, int(lengths.sum())), lengths
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # not every system has it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 _encode_here: Callable[[list[Pair]], Encoded]  # in a process of the pool
