@@ -114,7 +114,7 @@ def test_several_processes_give_the_same_in_the_same_order(tmp_path, monkeypatch
     alone = cache.load(tmp_path / "alone", [part], codecs, 20)
     monkeypatch.setattr(cache, "LARGE", 0)
     monkeypatch.setattr(cache, "CHUNK", 17)
-    monkeypatch.setattr(cache, "_cores", lambda: 3)
+    monkeypatch.setattr(cache, "cores", lambda: 3)
     together = cache.load(tmp_path / "together", [part], codecs, 20)
     assert together.keys() == alone.keys() and 0 < len(together["source.starts"]) - 1 < 300
     assert all((together[name] == alone[name]).all() for name in alone)

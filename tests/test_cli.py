@@ -328,7 +328,7 @@ def test_wrong_usage_and_bad_files_are_reported_without_a_traceback(
 ):
     (folder / "bad.txt").write_bytes(b"fine\n\xff\xfe\n")
     (folder / "short").write_text("a\n")
-    (folder / "endless.txt").write_text("a\n" + "abc " * 400_000)
+    (folder / "endless.txt").write_text("a\n" + "abc " * 1_100_000)
     (folder / "source").write_text("a\nb\n")
     (folder / "empty.tsv").write_text("")
     (folder / "one.tsv").write_text("only one column\n")

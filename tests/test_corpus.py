@@ -105,7 +105,7 @@ class Zeros(io.BytesIO):
 
 
 def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path):
-    with pytest.raises(UserError, match="stdin:1: the line is longer than 1,048,576 bytes"):
+    with pytest.raises(UserError, match="stdin:1: the line is longer than 4,194,304 bytes"):
         next(iter(Arriving(Zeros(), "stdin")))
     with gzip.open(tmp_path / "bomb.gz", "wb") as bomb:
         bomb.write(b"fine\n" + bytes(1 << 24))

@@ -23,7 +23,7 @@ from ..config import TSV, Plain, files_of, name_of
 from ..support.errors import UserError, log
 from ..support.files import reason
 
-LONGEST_LINE = 1 << 20  # bytes; memory grows with the longest line
+LONGEST_LINE = 4 << 20  # bytes; memory grows with the longest line
 
 
 class Pair(NamedTuple):
