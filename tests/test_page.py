@@ -15,8 +15,6 @@ import traces
 
 from mtcli.seeing.page import page
 
-pytestmark = pytest.mark.xdist_group("browser")  # one process, so that there is one browser
-
 FLAGS = """--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking
     --disable-component-update --disable-sync""".split()
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> & <b>bold"
