@@ -16,7 +16,7 @@ import traces
 from mtcli.seeing.page import page
 
 FLAGS = """--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking
-    --disable-component-update --disable-sync""".split()
+    --disable-component-update --disable-sync --disable-dev-shm-usage""".split()
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> & <b>bold"
 
 Show = Callable[..., Any]
