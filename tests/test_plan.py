@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, strategies as st
 
 from mtcli.config import TSV, Characters, Subwords
@@ -69,6 +70,18 @@ def test_padded_rows_are_the_sequences(sequences, data):
         sequences[row] for row in rows
     ]
     assert (ids[~mask] == PAD).all()
+
+
+def test_a_batch_in_one_buffer_is_the_same(tmp_path):
+    side = codec("abc")
+    part = corpus(tmp_path / "a.tsv", ("ab", "c"), ("a", "abc"), ("abcab", "b"))
+    batch = ParallelData([part], (side, side), 9, tmp_path / "cache").batch(np.arange(3))
+    packed = batch.packed(pinned=False)
+    for again in (packed, packed.to(torch.device("cpu"))):
+        for name, tensor in vars(batch).items():
+            assert name == "buffer" or torch.equal(getattr(again, name), tensor)
+    moved = packed.to(torch.device("meta"))
+    assert len({tensor.untyped_storage()._cdata for tensor in moved._tensors()}) == 1
 
 
 def codec(text: str) -> Codec:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtcli import config as configs
 from mtcli.run.checkpoint import to_tensors
@@ -20,6 +19,7 @@ from mtcli.support import devices
 from mtcli.support.errors import UserError
 from mtcli.support.signals import Interrupted
 from mtcli.training import defaults, trainer as training_module
+from mtcli.training.ahead import Ahead
 from mtcli.training.state import optimizer_tensors
 from mtcli.training.trainer import Trainer
 
@@ -301,40 +301,6 @@ def test_fp16_that_overflows_at_every_scale_stops_and_names_bf16(tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in to_tensors(job.model).items())
 
 
-READS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique"}
-
-
-class Watched(TorchDispatchMode):
-    """Notes the operations for which the host would have to wait for a device."""
-
-    def __init__(self):
-        super().__init__()
-        self.waits: list[str] = []
-
-    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
-        if operation.overloadpacket.__name__ in READS:
-            self.waits.append(str(operation))
-        return operation(*arguments, **(options or {}))
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
-@pytest.mark.parametrize(
-    "settings", [{}, {"precision": "fp16"}, {"non_finite": "skip", "micro_batch_tokens": 60}]
-)
-def test_an_update_reads_nothing_from_the_device(tmp_path, optimizer, settings):
-    """With its optimizers, and up to the next log point."""
-    job = trainer(tmp_path, training={"optimizer": optimizer, **settings})
-    with Watched() as watched:
-        for rows in job.plan.epoch(0)[:2]:
-            job._update(rows)
-    assert watched.waits == []
-    with watched:
-        job._check_finite()
-    assert set(watched.waits) == (
-        {"aten._local_scalar_dense.default"} if settings.get("non_finite") is None else set()
-    )
-
-
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     job = trainer(tmp_path)
     save = job._save
@@ -357,27 +323,108 @@ def test_finite_model_has_no_module_that_is_not_finite(tmp_path, model):
     assert job._find_not_finite(job.plan.epoch(0)[0], 0)[0] is None
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
-def test_out_of_memory_says_what_to_lower_and_resumes(tmp_path, error):
-    job = trainer(tmp_path)
-    forward = job.step.forward
+ERRORS = [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()]
+
+
+def without_memory(job: Trainer, when) -> list[int]:
+    """As if memory ran out in batches of which ``when`` is true -> the sizes of all batches, padding counted."""
+    sizes: list[int] = []
+    forward = job.train_step.forward
 
     def full(batch):
-        if job.progress.update == 10:
-            raise error
+        sizes.append(batch.source.numel() + batch.target_in.numel())
+        if when(batch, sizes[-1]):
+            raise ERRORS[len(sizes) % 2]
         return forward(batch)
 
-    job.step.forward = full
-    message = r"Update 11: out of memory. Its largest micro-batch is of \d+ sentences × \d+ source"
-    with pytest.raises(UserError, match=message) as shown:
+    job.train_step.forward = full
+    return sizes
+
+
+def test_an_update_that_is_out_of_memory_is_made_in_smaller_micro_batches(tmp_path, double, caplog):
+    whole = trainer(tmp_path, "whole", ["model.dropout=0.0"])
+    whole.train()
+    job = trainer(tmp_path, "smaller", ["model.dropout=0.0"])
+    failed = []
+    sizes = without_memory(
+        job,
+        lambda batch, size: job.progress.update == 10 and not failed and not failed.append(size),
+    )
+    job.train()
+    assert len(failed) == 1 and max(sizes[11:]) <= failed[0] // 2
+    assert "Update 11: out of memory. It is computed again in micro-batches" in caplog.text
+    for name, tensor in to_tensors(whole.model).items():
+        torch.testing.assert_close(tensor, to_tensors(job.model)[name], rtol=0, atol=1e-9)
+    saved = job.run.load_checkpoint("newest", training=True)
+    assert saved.state["micro_batch_tokens"] == job.plan.limit == failed[0] // 2
+
+
+def test_a_pair_that_does_not_fit_says_so_and_what_was_done_is_saved(tmp_path):
+    job = trainer(tmp_path)
+    without_memory(job, lambda batch, size: job.progress.update == 10)
+    message = r"(?s)Update 11: out of memory. Its largest micro-batch is of 1 sentences × \d+ source.*max_length"
+    with pytest.raises(UserError, match=message):
         job.train()
-    limit = int(str(shown.value).split("micro_batch_tokens to less than ")[1].split(",")[0])
     assert job.run.checkpoints() == [7, 10]
-    again = trainer(tmp_path, training={"micro_batch_tokens": limit - 1})
-    rows = again.plan.epoch(10 // again.plan.updates_per_epoch)[10 % again.plan.updates_per_epoch]
-    assert len(list(again.plan.micro_batches(rows, 10))) > 1
+    again = trainer(tmp_path)
     again.train()
     assert again.progress.update == 20
+
+
+def test_micro_batches_are_fitted_to_memory_once_by_trying_the_largest_first(tmp_path):
+    """As off the CPU."""
+    job = trainer(tmp_path, training={"optimizer": "muon"})
+    largest = max(
+        part.batch.source.numel() + part.batch.target_in.numel()
+        for rows in job.plan.epoch(0)
+        for part in job.plan.micro_batches(rows, 0)
+    )
+    job.fits_memory = True
+    before = {name: tensor.clone() for name, tensor in to_tensors(job.model).items()}
+    sizes = without_memory(job, lambda batch, size: size > 0.6 * largest)
+    stop_at(job, 5)
+    tried = []
+    update = job._update
+
+    def noted(rows):
+        if not tried:
+            tried.extend(sizes)
+            for name, tensor in to_tensors(job.model).items():
+                assert torch.equal(tensor, before[name])
+            assert all(parameter.grad is None for parameter in job.model.parameters())
+        update(rows)
+
+    job._update = noted
+    with pytest.raises(Interrupted):
+        job.train()
+    assert tried[0] == largest and max(sizes[len(tried) :]) <= largest // 2 == job.plan.limit
+    again = trainer(tmp_path, training={"optimizer": "muon"})
+    again.fits_memory = True
+    sizes = without_memory(again, lambda batch, size: False)
+    again.train()
+    assert max(sizes) <= largest // 2, "nothing is tried again"
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [None, 60])
+def test_batches_that_are_made_ahead_in_one_buffer_change_nothing(tmp_path, micro_batch_tokens):
+    """As off the CPU, with segmentations that are sampled; also where a run is stopped and continued."""
+    options = {
+        "tokenizer": SAMPLING,
+        "training": {"micro_batch_tokens": micro_batch_tokens, "max_updates": 15},
+    }
+    complete = trainer(tmp_path, "complete", **options)
+    complete.train()
+    for update in (4, 9, None):
+        job = trainer(tmp_path, "ahead", **options)
+        job.batches = Ahead(job.plan, torch.device("meta"))
+        if update:
+            stop_at(job, update)
+            with pytest.raises(Interrupted):
+                job.train()
+    job.train()
+    for name, tensor in to_tensors(complete.model).items():
+        assert torch.equal(tensor, to_tensors(job.model)[name]), name
+    assert without_clock(job.run) == without_clock(complete.run)
 
 
 @pytest.mark.slow

@@ -216,6 +216,23 @@ def test_a_complete_update_of_a_training_waits_for_nothing(
     assert job.progress.update == 2
 
 
+@pytest.mark.parametrize("settings", [{"precision": "fp16"}, {"non_finite": "skip"}])
+def test_whether_an_update_is_left_out_is_read_only_at_a_look_at_the_device(
+    tmp_path, settings
+) -> None:
+    tiny.write(tmp_path)
+    path = tiny.write_config(tmp_path, training={"optimizer": "muon", **settings})
+    job = Trainer(Run.create(tmp_path / "run", path.read_text(), configs.load(path)), CPU)
+    with waits() as found:
+        for rows in job.plan.epoch(0)[:2]:
+            job._update(rows)
+    assert not found
+    with waits() as found:
+        job._check_finite()
+        job.tally.means()
+    assert found
+
+
 def test_scores_and_attention_are_fetched_once_a_batch() -> None:
     """What follows is the host's own copy, which is cut up."""
     engine = TorchEngine(build(configs.Transformer(**tiny.MODELS["transformer"])).float(), CPU)

@@ -265,7 +265,7 @@ class Training(Section):
     )
     """Target tokens of one update, without padding. Default: by the size of the corpus; with `batch_sentences`, null."""
     micro_batch_tokens: Count | None = None
-    """An update is cut to fit this many padded tokens at once; same result. Default: all on the CPU, what fits on a GPU."""
+    """An update is cut to fit this many padded tokens at once; same result. Default: all, on a GPU what is found to fit."""
     max_updates: Count | None = None
     """Stop after this many updates."""
     max_epochs: Positive | None = by_size(None)
@@ -280,8 +280,8 @@ class Training(Section):
     """Share of probability spread over the vocabulary (Szegedy et al. 2016, section 7)."""
     max_gradient_norm: Positive | None = 1.0
     """Gradients are scaled down to this norm; null: never."""
-    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """Of the forward pass (autocast); weights stay float32. auto: bf16 on a GPU that has it, else float32."""
+    precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] = "auto"
+    """Of the forward pass; weights stay float32. auto: bf16 on a GPU that has it, else float32. tf32: a GPU's faster products."""
     log_every: Count = 50
     """Updates between two lines of the log."""
     validate_every: Count | Literal["epoch"] = by_size("epoch")

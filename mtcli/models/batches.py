@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,8 +30,36 @@ class Batch:
         it is where a mask is the index."""
         return tensor.flatten(0, 1).index_select(0, self.target_places)
 
+    buffer: Tensor | None = None  # bytes: if `packed`, all of these are parts of it
+
+    def packed(self, pinned: bool) -> Batch:
+        """The same in one buffer, so that one copy takes it to a device; a GPU is not waited for if it is pinned."""
+        tensors = self._tensors()
+        size = sum(_room(tensor) for tensor in tensors)
+        buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        parts = _parts(buffer, tensors)
+        for part, tensor in zip(parts, tensors):
+            part.copy_(tensor)
+        return replace(Batch(*parts), buffer=buffer)
+
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+        if self.buffer is None:
+            return Batch(*(tensor.to(device, non_blocking=True) for tensor in self._tensors()))
+        return Batch(*_parts(self.buffer.to(device, non_blocking=True), self._tensors()))
+
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for name, tensor in vars(self).items() if name != "buffer"]
+
+
+def _room(tensor: Tensor) -> int:
+    """Bytes in a buffer in which every tensor begins at a multiple of 8."""
+    return -(-tensor.nbytes // 8) * 8
+
+
+def _parts(buffer: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Tensors of these types and shapes, one after the other in a buffer of bytes."""
+    pieces = buffer.split([_room(tensor) for tensor in like])
+    return [p[: t.nbytes].view(t.dtype).view(t.shape) for p, t in zip(pieces, like)]
 
 
 @dataclass(frozen=True)

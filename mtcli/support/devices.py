@@ -22,6 +22,10 @@ def prepare(name: str, threads: int | None = None, kernels: int = 64) -> torch.d
     is a gigabyte. A layer repeats the shapes of the one before, but few batches those of another: 64 are as fast.
     """
     keep_freed_memory()
+    if (
+        "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
+    ):  # batches of many sizes would leave gaps in a GPU's memory
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     for name_of_cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name_of_cache, str(kernels))
     if threads is not None:
@@ -50,10 +54,19 @@ def choose(name: str) -> torch.device:
 def autocast(
     device: torch.device, precision: str
 ) -> tuple[Callable[[], AbstractContextManager], torch.dtype | None]:
-    """A maker of contexts in which a model computes in ``training.precision``, and their type, None for float32."""
+    """A maker of contexts in which a model computes in ``training.precision``, and their type, None for float32.
+
+    On a GPU it also decides, for the process, whether float32 products may be of TF32.
+    """
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and has_bfloat16(device) else "float32"
-    dtype = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device.type == "cuda":
+        products = "tf32" if precision == "tf32" else "ieee"
+        for place in (torch.backends.cuda.matmul, torch.backends.cudnn.rnn):  # type: ignore[attr-defined]
+            place.fp32_precision = products  # type: ignore[union-attr]
+    dtype = {"float32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[
+        precision
+    ]
     return (nullcontext if dtype is None else partial(torch.autocast, device.type, dtype)), dtype
 
 

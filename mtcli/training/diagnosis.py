@@ -1,9 +1,9 @@
-"""What went wrong with an update, in words: numbers that are not finite, memory that ran out."""
+"""What went wrong with an update, in words: numbers that are not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,7 @@ from torch import nn
 
 from ..models.base import named_tensors
 from ..models.batches import Batch
-from ..support import distributed
-from ..support.errors import UserError, is_out_of_memory
+from ..support.errors import UserError
 from ..text.codec import Codec
 from ..text.vocab import PAD
 from .plan import MicroBatch
@@ -87,31 +86,3 @@ def _pairs(batch: Batch, codecs: Sequence[Codec]) -> str:
         lines.append(f"  {source[:SHOWN_CHARACTERS]}  |||  {target[:SHOWN_CHARACTERS]}")
     more = len(batch.source) - len(lines)
     return "\n".join([*lines, *([f"  … and {more:,} more"] if more else [])])
-
-
-class OutOfMemory(UserError):
-    """There is no room for a batch."""
-
-
-@contextmanager
-def guard(update: int, micro_batches: Sequence[MicroBatch], limit: int | None) -> Iterator[None]:
-    """Within this, losing another process raises UserError, and running out of memory OutOfMemory.
-
-    ``update`` counts from 1; ``limit`` is what training.micro_batch_tokens is now.
-    """
-    with distributed.contact():
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            sizes = [(*b.source.shape, b.target_out.shape[1]) for _, _, b in micro_batches]
-            sentences, source, target = max(sizes, key=lambda size: size[0] * (size[1] + size[2]))
-            tokens = sentences * (source + target)
-            now = f" (it is {limit:,})" if limit else ""
-            raise OutOfMemory(
-                f"Update {update}: out of memory. Its largest micro-batch is of {sentences:,} sentences × {source} "
-                f"source and {target} target tokens, padding counted. Set training.micro_batch_tokens to less than "
-                f"{tokens:,}{now}, which keeps the result, and continue; if that is not enough, a new run needs a "
-                "lower data.max_length or training.batch_tokens, or a smaller model."
-            ) from None

@@ -24,12 +24,13 @@ class MicroBatch(NamedTuple):
 class Plan:
     """The updates of each epoch, and this process's micro-batches of each update."""
 
-    def __init__(self, data: ParallelData, settings: Training, micro_batch_tokens: int | None):
-        self.data, self.seed, self.limit = data, settings.seed, micro_batch_tokens or math.inf
+    def __init__(self, data: ParallelData, settings: Training):
+        self.data, self.seed = data, settings.seed
+        self.limit = settings.micro_batch_tokens  # padded tokens of a micro-batch; None: none
         self.lengths = data.source.lengths, data.target.lengths
         by = "sentences" if settings.batch_sentences else "tokens"
         size = settings.batch_sentences or settings.batch_tokens or 0
-        self.epoch = lru_cache(1)(  # epoch -> for each update, the rows of its pairs
+        self.epoch = lru_cache(2)(  # epoch -> for each update, the rows of its pairs
             lambda number: plan_epoch(*self.lengths, size, by, settings.seed, number)
         )
         self.updates_per_epoch = len(self.epoch(0))
@@ -41,14 +42,36 @@ class Plan:
         few pairs it has one of weight 0, since the others wait for its gradients.
         """
         rank, processes = distributed.rank(), distributed.world_size()
-        sizes = sum(lengths[rows].astype(np.int64) for lengths in self.lengths)
-        owners = (np.cumsum(sizes) - sizes / 2) * processes // sizes.sum()
-        own = rows[owners == rank]
+        own = self._share(rows)
         parts = cut(own, *self.lengths, self.limit)
         for number, part in enumerate(parts or [rows[:1]]):
             mixed = np.random.SeedSequence((self.seed, update, number * processes + rank))
             seed = int(mixed.generate_state(1)[0])
             yield MicroBatch(seed, float(len(own) > 0), self.data.batch(part, sampling_seed=seed))
+
+    def _share(self, rows: np.ndarray) -> np.ndarray:
+        sizes = sum(lengths[rows].astype(np.int64) for lengths in self.lengths)
+        owners = (np.cumsum(sizes) - sizes / 2) * distributed.world_size() // sizes.sum()
+        return rows[owners == distributed.rank()]
+
+    def largest(self) -> list[MicroBatch]:
+        """This process's micro-batches of the first epoch with the most tokens and with the largest maps of attention."""
+        shares = [self._share(rows) for rows in self.epoch(0)]
+        parts = [part for share in shares for part in cut(share, *self.lengths, self.limit)]
+        parts = parts or [self.epoch(0)[0][:1]]
+        longest = [[int(lengths[part].max()) for lengths in self.lengths] for part in parts]
+        tokens = [len(part) * sum(sides) for part, sides in zip(parts, longest)]
+        maps = [len(part) * max(sides) ** 2 for part, sides in zip(parts, longest)]
+        chosen = dict.fromkeys(int(np.argmax(needs)) for needs in (tokens, maps))
+        return [MicroBatch(0, 1.0, self.data.batch(parts[number])) for number in chosen]
+
+    def halve(self, micro_batches: Sequence[MicroBatch]) -> bool:
+        """Cut updates to half the size of the largest of these from now on. False if each is of one pair."""
+        if all(len(part.batch.source) == 1 for part in micro_batches):
+            return False
+        batches = [part.batch for part in micro_batches]
+        self.limit = max(each.source.numel() + each.target_in.numel() for each in batches) // 2
+        return True
 
     def padding(self) -> list[float]:
         """Share of padding on the source and on the target side, in the first epoch."""
@@ -85,14 +108,14 @@ def plan_epoch(
 
 
 def cut(
-    rows: np.ndarray, source_lengths: np.ndarray, target_lengths: np.ndarray, limit: float
+    rows: np.ndarray, source_lengths: np.ndarray, target_lengths: np.ndarray, limit: int | None
 ) -> list[np.ndarray]:
-    """Rows as micro-batches of at most ``limit`` padded source and target tokens, or of one pair."""
+    """Rows as micro-batches of at most ``limit`` padded source and target tokens, if given, or of one pair."""
     micro_batches = []
     while len(rows):
         source = np.maximum.accumulate(source_lengths[rows])  # the longest of the first N rows
         target = np.maximum.accumulate(target_lengths[rows])
-        fits = np.arange(1, len(rows) + 1) * (source + target) <= limit
+        fits = np.arange(1, len(rows) + 1) * (source + target) <= (limit or math.inf)
         count = max(1, np.count_nonzero(fits))
         micro_batches.append(rows[:count])
         rows = rows[count:]

@@ -22,7 +22,11 @@ from . import optim
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[int | float, Field(gt=-(2**63), lt=2**63)]
 COOLING = 0.1  # after patience runs out, a schedule ends within this share of the updates so far
-NEWER = {"cooling_from", "cooling_share"}  # what checkpoints of earlier versions lack
+NEWER = {
+    "cooling_from",
+    "cooling_share",
+    "micro_batch_tokens",
+}  # what checkpoints of earlier versions lack
 
 
 class Progress(BaseModel):
@@ -40,6 +44,7 @@ class Progress(BaseModel):
     waited: Count = 0  # validations since the best
     cooling_from: Count = 0  # the update at which patience ran out; 0: it has not
     cooling_share: Annotated[Number, Field(ge=0)] = 0.0  # of training, that was done then
+    micro_batch_tokens: Count | None = None  # found to fit; None: all of an update does
     log_size: Count = 0
     tally_updates: Count = 0
     tally: list[list[Number]] = []  # the sums of each process
@@ -83,6 +88,12 @@ class Progress(BaseModel):
             cooled = (self.update - self.cooling_from) / max(1, round(self.cooling_from * COOLING))
             shares.append(self.cooling_share + (1 - self.cooling_share) * cooled)
         return min(1.0, max(shares))
+
+    def go_back(self, updates: int, updates_per_epoch: int) -> None:
+        """To before the last few updates, which were left out."""
+        self.update, self.index = self.update - updates, self.index - updates
+        if self.index < 0:
+            self.epoch, self.index = self.epoch - 1, self.index + updates_per_epoch
 
     def compare(self, value: float, lower_is_better: bool) -> bool:
         """Whether the score of a validation is the best so far, which is remembered."""

@@ -19,9 +19,6 @@ from ..decoding import alignment, evaluation
 from ..decoding.torch_engine import TorchEngine, describe
 from ..decoding.translator import Translator
 from ..models import build_model
-from ..models.base import Seq2Seq
-from ..models.batches import Batch
-from ..models.loss import cross_entropy
 from ..run.checkpoint import load_into, to_tensors
 from ..run.directory import Run
 from ..support import devices, distributed
@@ -29,31 +26,17 @@ from ..support.errors import UserError, log
 from ..support.progress import Bar
 from ..support.signals import Interrupted, Signals
 from ..text import corpus
-from . import diagnosis, optim, traces
+from . import diagnosis, memory, optim, traces
+from .ahead import Ahead
 from .data import ParallelData, prepare
 from .logbook import Logbook
 from .plan import MicroBatch, Plan
 from .state import Progress, Tally, load_optimizers, optimizer_tensors
+from .step import TrainStep, average_and_clip
 from .validation import answer_share, merge
 
 LOOK_EVERY = 10  # updates between two looks at a device that is not the CPU; several processes agree there on how to go on
 ALIGNED = 500  # validation pairs by which the head is found that aligns best
-MICRO_BATCH_TOKENS = 16_384  # the default on a GPU
-
-
-class TrainStep(nn.Module):
-    """A model with its loss: what DistributedDataParallel wraps."""
-
-    def __init__(self, model: Seq2Seq, label_smoothing: float):
-        super().__init__()
-        self.model, self.label_smoothing = model, label_smoothing
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed smoothed loss and summed negative log-likelihood of the target tokens."""
-        states = self.model(batch.source, batch.source_mask, batch.target_in)
-        weight, bias = self.model.projection.weight, self.model.projection.bias
-        states, targets = batch.of_targets(states), batch.of_targets(batch.target_out)
-        return cross_entropy(states, weight, bias, targets, self.label_smoothing)
 
 
 class Trainer:
@@ -83,6 +66,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, init_scale=16.0, enabled=fp16)
         # Whether all updates so far are sound, or where bad ones are skipped, the last one. Read at a look.
         self.sound = torch.ones((), dtype=torch.bool, device=device)
+        self.fits_memory = device.type != "cpu" and self.settings.micro_batch_tokens is None
         self.look_every = 1 if device.type == "cpu" else LOOK_EVERY
         self.skips = fp16 or self.settings.non_finite == "skip"
         engine = TorchEngine(self.model, device, self.autocast)
@@ -97,8 +81,8 @@ class Trainer:
         if not self.sources:
             name = configs.name_of(config.validation)
             raise UserError(f"{name} is empty; validation needs at least one pair.")
-        default = None if self.device.type == "cpu" else MICRO_BATCH_TOKENS
-        self.plan = Plan(self.data, self.settings, self.settings.micro_batch_tokens or default)
+        self.plan = Plan(self.data, self.settings)
+        self.batches = Ahead(self.plan, self.device)
         source_padding, target_padding = self.plan.padding()
         log.info(
             f"{len(self.data):,} training pairs, {int(self.data.target.lengths.sum()):,} target tokens, "
@@ -128,6 +112,10 @@ class Trainer:
             with self.signals, self.signals.held():
                 self._resume()
                 if not self.finished():
+                    if self.fits_memory and not self.progress.update:
+                        compute = partial(self._add_gradients, self.train_step)
+                        found = memory.fit(self.plan, self.model, compute)
+                        self.progress.micro_batch_tokens = found
                     with Bar(self.share_done()) as bar:
                         updates = self.plan.updates_per_epoch
                         self.logbook = Logbook(self.run, self.settings, bar, self.progress, updates)
@@ -160,18 +148,17 @@ class Trainer:
         factor = self.schedule.factor(progress.update, self.share_done())
         optim.set_learning_rate(self.optimizers, factor)
         self.model.zero_grad()
-        micro_batches = list(self.plan.micro_batches(rows, progress.update))
+        while True:
+            micro_batches = self.batches.take(progress.epoch, progress.index, progress.update)
+            guard = partial(memory.guard, progress.update + 1, micro_batches)
+            try:
+                with guard():
+                    sums = self._add_gradients(self.step, micro_batches)
+                break
+            except memory.OutOfMemory:
+                if not self._make_room(micro_batches):
+                    raise
         tokens = self._count_tokens(rows, micro_batches)
-        limit = self.settings.micro_batch_tokens
-        guard = partial(diagnosis.guard, progress.update + 1, micro_batches, limit)
-        try:
-            with guard():
-                sums = self._add_gradients(micro_batches)
-        except diagnosis.OutOfMemory:
-            if self.world_size == 1 and progress.update:  # of several, not all could join in
-                self.model.zero_grad()
-                self._save()
-            raise
         norm = self._finish_gradients(tokens)
         self.sound = norm.isfinite() if self.skips else norm.isfinite() & self.sound
         with guard():  # optimizers take memory at their first step
@@ -182,6 +169,18 @@ class Trainer:
         progress.seconds += time.perf_counter() - started
         self.tally.add(sums, norm, tokens, self.sound)
 
+    def _make_room(self, micro_batches: list[MicroBatch]) -> bool:
+        """After memory ran out: whether the update can be made in smaller micro-batches. If not, save what there is."""
+        progress = self.progress
+        self.model.zero_grad()
+        if self.world_size > 1:  # the others wait for gradients; they could not join in
+            return False
+        smaller = memory.smaller(self.plan, progress.update + 1, micro_batches)
+        progress.micro_batch_tokens = self.plan.limit
+        if progress.update and not smaller:
+            self._save()
+        return smaller
+
     def _count_tokens(self, rows: np.ndarray, micro_batches: list[MicroBatch]) -> int:
         """Target tokens of an update, of all processes; sampled segmentations have to be counted."""
         if not self.data.samples:
@@ -189,13 +188,13 @@ class Trainer:
         own = sum(len(part.batch.target_places) for part in micro_batches if part.weight)
         return sum(distributed.gather_json(own))
 
-    def _add_gradients(self, micro_batches: list[MicroBatch]) -> Tensor:
+    def _add_gradients(self, step: nn.Module, micro_batches: list[MicroBatch]) -> Tensor:
         """Sum the gradients of all micro-batches. Returns the summed loss and likelihood, (2,)."""
         sums = []
         for part in micro_batches:
             # With the last one, DistributedDataParallel exchanges the gradients of all.
-            self.step.require_backward_grad_sync = part is micro_batches[-1]
-            loss, likelihood = self._forward(self.step, part)
+            vars(step)["require_backward_grad_sync"] = part is micro_batches[-1]
+            loss, likelihood = self._forward(step, part)
             self.scaler.scale(loss * part.weight).backward()
             sums.append(torch.stack([loss.detach(), likelihood]) * part.weight)
         return torch.stack(sums).sum(0)
@@ -211,12 +210,7 @@ class Trainer:
             self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         divisor = tokens / self.world_size  # DistributedDataParallel has averaged over processes
-        norm = torch.nn.utils.get_total_norm(gradients) / divisor
-        scale = torch.full_like(norm, 1 / divisor)
-        if self.settings.max_gradient_norm is not None:
-            scale *= (self.settings.max_gradient_norm / (norm + 1e-9)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, scale)
-        return norm
+        return average_and_clip(gradients, divisor, self.settings.max_gradient_norm)
 
     def _after_update(self, last_of_epoch: bool) -> None:
         progress, settings = self.progress, self.settings
@@ -372,6 +366,7 @@ class Trainer:
         saved = saved or load(update)
         progress = Progress.restore(saved, self.schedule.state, self.scaler.state_dict())
         self.progress = progress
+        self.plan.limit = self.settings.micro_batch_tokens or progress.micro_batch_tokens
         updates = len(self.plan.epoch(progress.epoch))
         if progress.index > updates:
             raise UserError(
@@ -403,13 +398,8 @@ class Trainer:
     def _stop_not_finite(self, lost: int) -> NoReturn:
         """Go back to before the updates that were left out; save; raise UserError that says what was wrong in the first."""
         progress = self.progress
-        progress.update, progress.index = progress.update - lost, progress.index - lost
+        progress.go_back(lost, self.plan.updates_per_epoch)
         self.tally.updates -= lost
-        if progress.index < 0:
-            progress.epoch, progress.index = (
-                progress.epoch - 1,
-                progress.index + self.plan.updates_per_epoch,
-            )
         if diagnosis.is_finite(self.model):
             if progress.update:
                 self._write_checkpoint()
