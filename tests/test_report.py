@@ -257,7 +257,12 @@ def test_a_page_and_a_terminal_show_text_as_text(run, tmp_path):
     assert html == page(f"Report: {run.path}", {"report": made})
     [line] = lines(mtcli(tmp_path, "report", run.path, "--json", *options))
     assert json.loads(line) == made
-    shown = mtcli(tmp_path, "report", run.path, *options)
+    strange = Run(shutil.copytree(run.path, tmp_path / "strange"))
+    strange.append_log({"update": 21, "\x1b[31mred": 1.0, "clock": {"seconds": "\x1b[31m"}})
+    kept = strange.load_traces(20)
+    kept["traces"][0]["source"] = "\x1b[31m"
+    strange.save_traces(20, kept)
+    shown = mtcli(tmp_path, "report", strange.path, *options)
     assert b"\x1b" not in shown.stdout and "\\x1b[31mb\\u202e" in shown.stdout.decode()
     assert max(map(cell_len, lines(shown))) <= 80
 

@@ -58,7 +58,7 @@ def _table(*columns: str, right: str = "") -> Table:
     for column, side in zip(columns, right or "l" * len(columns)):
         number = side == "r"
         table.add_column(
-            column, justify="right" if number else "left", no_wrap=number, overflow="fold"
+            visible(column), justify="right" if number else "left", no_wrap=number, overflow="fold"
         )
     return table
 
@@ -162,7 +162,7 @@ def _chart(name: str, series: Sequence[Points], width: int) -> Group:
     values = [y for points in series for _, y in points]
     steep = min(values) > 0 and max(values) / min(values) > STEEP
     scale: Callable[[float], float] = math.log if steep else float
-    title = Text(name, style="bold")
+    title = _text(name, "bold")
     for number, points in enumerate(series):
         if points:
             start = f"{points[0][1]:.4g} → " if len(series) == 1 else ""
