@@ -32,7 +32,8 @@ WINGS = "support config text models run decoding training seeing cli".split()
 WITHOUT_TORCH = (
     "__init__ cli.main cli.loading cli.options cli.output cli.tables config training.defaults support.errors "
     "support.distributed support.progress text.corpus text.tokenizers text.vocab text.codec text.metrics "
-    "decoding.translator decoding.exported decoding.ctranslate2 decoding.alignment seeing seeing.trace"
+    "decoding.translator decoding.exported decoding.ctranslate2 decoding.alignment seeing seeing.trace "
+    "seeing.view seeing.terminal seeing.picture seeing.page cli.look"
 ).split()
 
 

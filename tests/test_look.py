@@ -207,7 +207,7 @@ def test_look_says_what_an_exported_model_cannot_show(folder):
     mtcli(folder, "export", "--run", "transformer", "--format", "ctranslate2", "-o", "exported")
     text = mtcli(folder, "look", "ab cd", "--run", "exported").stdout.decode()
     assert "shows no ranks and no alternatives" in " ".join(text.split())
-    assert "layer last, mean over heads" in text
+    assert "last layer, mean over heads" in text
     done = mtcli(folder, "look", "ab", "--run", "exported", "--tree", status=1)
     assert "does not show its search" in done.stderr.decode()
     done = mtcli(folder, "look", "ab", "--run", "exported", "--kind", "encoder", status=1)

@@ -128,6 +128,16 @@ def test_what_cannot_be_traced_is_refused(translator):
         translator.trace("a", n_best=3, beam_size=2)
 
 
+def test_an_ensemble_shows_the_mean_of_its_members(translator):
+    path = translator.name.split(", checkpoint")[0]
+    alone = Translator.load(path, "cpu").trace("a bc", tree=True)
+    both = Translator.load([path, path], "cpu").trace("a bc", tree=True)
+    assert both.target == alone.target and len(both.tree) == len(alone.tree)
+    [mean] = both.attention["cross.mean"]
+    assert np.array(mean) == pytest.approx(np.mean(alone.attention["cross.0"], 0), abs=2e-4)
+    assert both.alignment_from == Head("cross.mean", None, shifted=False)
+
+
 # ------------------------------------------------------------------------------ words
 
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 BATCH_PAIRS = 20
 UNKNOWN = (
-    "Which head aligns best is not known of this model: alignments are from the mean over heads of "
-    "the last layer. Training finds it at its end; for an older run, the same mtcli train again."
+    "Which head aligns best is not known here: alignments are from the mean over heads of the last "
+    "layer. A run finds it at the end of training (an older one if the same mtcli train is run again); "
+    "exported models and ensembles do without."
 )
 
 Words = Sequence[int | None]  # the word of each token; None: of none, such as EOS

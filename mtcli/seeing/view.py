@@ -83,16 +83,11 @@ def grid(trace: Trace, head: Head) -> Grid:
         if side is target:  # its inputs begin with BOS
             weights, columns = np.roll(weights, 1, axis=1), [SPECIAL[BOS], *target.words]
     count = len(heads[head.map])
-    one = (
-        ""
-        if count == 1
-        else f", mean of {count} heads"
-        if head.head is None
-        else f", head {head.head}"
-    )
+    which = f"head {head.head}" if head.head is not None else f"mean of {count} heads"
+    place = f"layer {layer}" + (f", {which}" if count > 1 else "")
     if layer == "mean":
-        layer, one = "last", ", mean over heads"
-    place = f"layer {layer}{one}{', shifted' if head.shifted and kind == 'cross' else ''}"
+        place = "last layer, mean over heads"
+    place += ", shifted" if head.shifted and kind == "cross" else ""
     return Grid(f"{KINDS[kind]}: {place}", side.words, columns, weights)
 
 
