@@ -160,6 +160,15 @@ def test_subwords_begin_with_the_special_tokens_and_are_distinct(algorithm):
     assert tuple(pieces[:4]) == SPECIAL and len(set(pieces)) == len(pieces) > 260
 
 
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+def test_subwords_are_learnt_without_control_characters_and_spell_them_in_bytes(algorithm):
+    text = "a\x1b[2Jb\t\u2581\x9b"
+    config = Subwords(algorithm=algorithm, vocabulary_size=300)
+    tokenizer = TOKENIZERS["subword"].train(config, [text] * 50)
+    assert not [piece for piece in tokenizer.pieces() if not piece.isprintable()]
+    assert tokenizer.detokenize(tokenizer.tokenize(text)) == text
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_learning_is_deterministic_and_silent_and_can_be_saved(algorithm, tmp_path, capfd):
     tokenizer = learnt(algorithm, dropout=0.3)

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 from mtcli.support.errors import UserError
 from mtcli.text.vocab import BOS, EOS, PAD, SPECIAL, UNK, Vocabulary
 
-TOKENS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), min_size=1)
+TOKENS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
 
 
 def test_tokens_are_ordered_by_count_then_alphabet():
@@ -48,6 +48,11 @@ def test_save_and_load_round_trip(tmp_path, counts):
     assert loaded.decode(loaded.encode(tokens)) == tokens
 
 
+def test_tokens_with_control_characters_are_left_out():
+    counts = {"a": 1, "a\x1b[2J": 5, "\x9b": 5, "\t": 5, "\0": 5}
+    assert Vocabulary.build(counts).tokens == [*SPECIAL, "a"]
+
+
 def test_the_file_is_json_with_one_readable_token_a_line(tmp_path):
     Vocabulary.build({"苹果": 1, 'a"b': 1}).save(tmp_path / "v.json")
     lines = (tmp_path / "v.json").read_text("utf-8").splitlines()
@@ -67,12 +72,17 @@ def test_the_file_is_json_with_one_readable_token_a_line(tmp_path):
         (b'["<pad>", "<unk>", "<s>", "</s>", "<s>"]', "entry 4 is '<s>', which came before"),
         (
             b'["<pad>", "<unk>", "<s>", "</s>", "a\\nb"]',
-            "entry 4 is 'a\\nb', which no text contains",
+            "entry 4 is 'a\\nb'; a token is not empty and holds no control",
         ),
-        (b'["<pad>", "<unk>", "<s>", "</s>", ""]', "entry 4 is '', which no text contains"),
+        (b'["<pad>", "<unk>", "<s>", "</s>", "\\u001b[2J"]', "entry 4 is '\\x1b[2J'; a token"),
+        (b'["<pad>", "<unk>", "<s>", "</s>", "\\u009b"]', "entry 4 is '\\x9b'; a token is not"),
+        (
+            b'["<pad>", "<unk>", "<s>", "</s>", ""]',
+            "entry 4 is ''; a token is not empty and holds no control",
+        ),
         (
             b'["<pad>", "<unk>", "<s>", "</s>", "\\ud800"]',
-            "entry 4 is '\\ud800', which no text contains",
+            "entry 4 is '\\ud800'; a token is not empty and holds no control",
         ),
     ],
 )

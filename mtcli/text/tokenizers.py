@@ -18,7 +18,7 @@ from ..config import Characters, Subwords, Words
 from ..support.errors import UserError, log
 from ..support.files import reason
 from .segmentation import BPEDropout, UnigramSampling
-from .vocab import BOS, EOS, PAD, SPECIAL, UNK
+from .vocab import BOS, EOS, IMPOSSIBLE, PAD, SPECIAL, UNK
 
 # Scripts without spaces between words: Chinese and Japanese; and these, Thai, Lao, Tibetan, Burmese and Khmer.
 IDEOGRAPHS = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
@@ -208,7 +208,8 @@ class SubwordTokenizer(Tokenizer[Subwords]):
         Raises UserError where the text has more distinct characters than that, or is empty.
         """
         normalize = Tokenizer(config).normalize
-        texts = (_escape(normalize(line)) for line in lines)
+        # What no token may hold is never learnt: it is spelt in bytes.
+        texts = (IMPOSSIBLE.sub(" ", normalize(line).replace(SPACE, " ")) for line in lines)
         chunks = (text[i : i + CHUNK] for text in texts for i in range(0, len(text), CHUNK))
         drawn, model = iter(_draw(chunks, CHUNKS)), io.BytesIO()
         try:

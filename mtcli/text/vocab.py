@@ -11,6 +11,9 @@ from ..support.errors import UserError
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
+IMPOSSIBLE = re.compile(
+    "[\0-\x1f\x7f-\x9f\ud800-\udfff]"
+)  # in a token: control characters, half of one
 
 
 class Vocabulary:
@@ -26,11 +29,13 @@ class Vocabulary:
     def build(
         cls, counts: Mapping[str, int], min_count: int = 1, max_size: int | None = None
     ) -> Vocabulary:
-        """The tokens seen at least ``min_count`` times, at most ``max_size`` of them (special ones not counted).
+        """The tokens seen at least ``min_count`` times, at most ``max_size`` of them (special ones not counted), without
+        those that hold control characters: a translation never does.
 
         The most frequent come first, equally frequent ones in alphabetical order.
         """
-        kept = [token for token in counts.keys() - SPECIAL if counts[token] >= min_count]
+        possible = (token for token in counts.keys() - SPECIAL if not IMPOSSIBLE.search(token))
+        kept = [token for token in possible if counts[token] >= min_count]
         return cls([*SPECIAL, *sorted(kept, key=lambda token: (-counts[token], token))[:max_size]])
 
     def __len__(self) -> int:
@@ -66,8 +71,10 @@ class Vocabulary:
             )
         seen: set[str] = set()
         for number, token in enumerate(tokens):
-            if not token or re.search("[\n\ud800-\udfff]", token):
-                raise UserError(f"{path}: entry {number} is {token!r}, which no text contains.")
+            if not token or IMPOSSIBLE.search(token):
+                raise UserError(
+                    f"{path}: entry {number} is {token!r}; a token is not empty and holds no control character."
+                )
             if token in seen:
                 raise UserError(f"{path}: entry {number} is {token!r}, which came before.")
             seen.add(token)
