@@ -125,7 +125,7 @@ def test_it_is_used_again_without_reading_the_corpus(tmp_path, monkeypatch):
     part = write(tmp_path / "a.tsv", *zip(LINES, LINES))
     first = cache.load(tmp_path / "cache", [part], CHAR, 99)
     monkeypatch.setattr(cache, "_encode", never)
-    monkeypatch.setattr(cache, "_sha256", never)
+    monkeypatch.setattr(cache.files, "sha256", never)
     again = cache.load(tmp_path / "cache", [part.model_copy(update={"weight": 3})], CHAR, 99)
     assert all((again[name] == first[name]).all() for name in first)
 

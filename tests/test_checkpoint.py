@@ -51,7 +51,7 @@ def test_every_kind_of_tensor_comes_back_exactly(run):
         "empty": torch.zeros(0, 4),
     }
     run.save_checkpoint(3, model, tensors, {"ä": [1, 0.1 + 0.2, None, "\ud800"]})
-    saved = run.load_checkpoint("newest", training=True)
+    saved = run.load_checkpoint("last", training=True)
     for there, wanted in ((saved.model, model), (saved.tensors, tensors)):
         for name, tensor in wanted.items():
             assert there[name].dtype == tensor.dtype and there[name].shape == tensor.shape
@@ -90,9 +90,9 @@ def test_a_model_of_another_form_is_refused_without_a_substitute(run):
     with pytest.raises(
         UserError, match=r"'embedding.weight': there is float32 5 × 4, expected float32 6 × 4"
     ):
-        run.load_checkpoint("newest", training=False, model=form)
+        run.load_checkpoint("last", training=False, model=form)
     with pytest.raises(UserError, match="expected float64 5 × 4"):
-        run.load_checkpoint("newest", training=False, model=Tied(5).double())
+        run.load_checkpoint("last", training=False, model=Tied(5).double())
     with pytest.raises(UserError, match="'count': there is nothing, expected int64 scalar"):
         load_into(
             Tied(), {name: tensor for name, tensor in to_tensors(Tied()).items() if name != "count"}
@@ -101,9 +101,9 @@ def test_a_model_of_another_form_is_refused_without_a_substitute(run):
 
 def test_reading_for_translation_needs_the_model_only(run):
     (run.path / "checkpoints/2" / TENSORS).unlink()
-    found = run.load_checkpoint("newest", training=False)
+    found = run.load_checkpoint("last", training=False)
     assert found.update == 2 and found.tensors == {} and found.state == {}
-    assert run.load_checkpoint("newest", training=True).update == 1
+    assert run.load_checkpoint("last", training=True).update == 1
 
 
 def test_the_same_update_can_be_saved_again(run):
@@ -133,7 +133,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run, caplog, n
         path.write_bytes(damage(path.read_bytes()))
     else:
         path.unlink()
-    assert intact(run.load_checkpoint("newest", training=True), 1)
+    assert intact(run.load_checkpoint("last", training=True), 1)
     (warning,) = [
         record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
     ]
@@ -154,7 +154,7 @@ def test_no_flipped_bit_goes_unnoticed(run, name):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        found = run.load_checkpoint("newest", training=True)
+        found = run.load_checkpoint("last", training=True)
         assert intact(found, found.update)
         assert found.update == 1 or name == MANIFEST and json.loads(flipped) == json.loads(data)
 
@@ -166,7 +166,7 @@ def test_where_no_checkpoint_is_intact_nothing_is_touched(run):
     with pytest.raises(
         UserError, match="No checkpoint of .*run can be used; nothing was changed.\n.*2 .*\n.*1 "
     ):
-        run.load_checkpoint("newest", training=True)
+        run.load_checkpoint("last", training=True)
     run.prune(1)
     assert snapshot(run.path) == before
 
@@ -208,7 +208,7 @@ def test_a_checkpoint_that_training_removes_meanwhile_is_no_damage(run, caplog, 
         verify(folder, names)
 
     monkeypatch.setattr(checkpoint, "verify", removed_meanwhile)
-    assert intact(run.load_checkpoint("newest", training=True), 3)
+    assert intact(run.load_checkpoint("last", training=True), 3)
     assert not caplog.records
 
 
@@ -275,7 +275,7 @@ def test_signed_nonsense_is_refused(run, name, data):
     sign(folder)
     with pytest.raises(UserError, match=f"{folder}.*"):
         run.load_checkpoint(2, training=True)
-    assert intact(run.load_checkpoint("newest", training=True), 1)
+    assert intact(run.load_checkpoint("last", training=True), 1)
 
 
 @pytest.mark.parametrize(
@@ -300,4 +300,4 @@ def test_foreign_names_among_checkpoints_are_no_checkpoints(run):
         (run.path / "checkpoints" / name).mkdir(exist_ok=True)
     (run.path / "checkpoints/7").write_text("no directory")
     assert run.checkpoints() == [1, 2, 7]
-    assert intact(run.load_checkpoint("newest", training=True), 2)
+    assert intact(run.load_checkpoint("last", training=True), 2)

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -514,3 +515,88 @@ def test_a_full_disk_keeps_what_is_there_and_says_how_to_continue(folder):
     assert "full.txt.part holds the results so far; --resume continues it." in done.stderr
     mtcli(folder, *words, "--resume")
     assert (folder / "full.txt").read_bytes() == mtcli(folder, *TRANSLATE, "--json").stdout
+
+
+def test_changed_data_are_refused_with_advice_that_works(folder):
+    for name in ("train", "validation"):
+        (folder / f"own-{name}.tsv").write_bytes((folder / f"{name}.tsv").read_bytes())
+    command = [
+        "train",
+        "--config",
+        "tiny.yaml",
+        "--run",
+        "runs/own",
+        "--set",
+        "data.train=own-train.tsv",
+    ]
+    command += ["--set", "data.validation=own-validation.tsv", "--set", "training.max_updates=3"]
+    mtcli(folder, *command)
+    (folder / "own-train.tsv").write_text("a b\tB A\n" * 30)
+    refused = mtcli(folder, *command, status=1).stderr.decode()
+    assert "data.train, own-train.tsv: " in refused and "to continue: " not in refused
+    assert "--run NEW --set init_from=runs/own " in refused
+    new = ["--run", "runs/new", "--set", "init_from=runs/own"]
+    assert "starting from runs/own" in mtcli(folder, *command, *new).stderr.decode()
+    told = mtcli(folder, *command, "--accept-changed-data").stderr.decode()
+    assert "to train it further, raise training.max_updates" in told
+    told = mtcli(folder, *command[:-1], "training.max_updates=5").stderr.decode()
+    assert "continuing from update 3" in told and "5 updates" in told
+
+
+def test_a_run_that_moved_is_evaluated_on_its_own_test_set(folder, tmp_path):
+    (tmp_path / "project").mkdir()
+    for name in ("train", "validation"):
+        shutil.copy(folder / f"{name}.tsv", tmp_path / "project")
+    text = (folder / "tiny.yaml").read_text().replace(f"{folder}/", "")
+    (tmp_path / "project/tiny.yaml").write_text(text)
+    mtcli(tmp_path, "train", "--config", "project/tiny.yaml", "--set", "training.max_updates=2")
+    (tmp_path / "runs").rename(tmp_path / "project/runs")
+    (tmp_path / "project").rename(tmp_path / "moved")
+    evaluate = ["eval", "--run", "moved/runs/tiny", "--metrics", "chrf"]
+    refused = mtcli(tmp_path, *evaluate, status=1).stderr.decode()
+    assert "data.test: there is no project/validation.tsv (seen from" in refused
+    (tmp_path / "moved/runs").rename(tmp_path / "runs")
+    (tmp_path / "moved").rename(tmp_path / "project")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = mtcli(elsewhere, "eval", "--run", "../runs/tiny", "--metrics", "chrf")
+    assert "on ../project/validation.tsv: 8 sentences" in done.stdout.decode()
+    (tmp_path / "project/validation.tsv").write_text("a\tb\n")
+    refused = mtcli(elsewhere, "eval", "--run", "../runs/tiny", status=1).stderr.decode()
+    assert "../project/validation.tsv is not the file that the run was made with" in refused
+
+
+def test_the_last_checkpoint_is_used_by_itself(folder):
+    for command in (
+        ["translate", "abc"],
+        ["eval", "--metrics", "chrf"],
+        ["score", "--data", "validation.tsv"],
+    ):
+        outputs = {
+            which: mtcli(folder, *command, "--run", "runs/tiny", "--checkpoint", which).stdout
+            for which in ("last", "40")
+        }
+        assert outputs["last"] == outputs["40"] != b""
+    refused = mtcli(folder, "translate", "abc", "--checkpoint", "41", status=1).stderr.decode()
+    assert "has no checkpoint '41'; choose best, last, or one of: " in refused
+
+
+def test_eval_counts_empty_translations_of_sentences_that_are_not_empty(folder):
+    nothing = ["--run", "runs/nothing", "--set", "training.max_updates=1"]
+    nothing += ["--set", "decoding.max_length_ratio=0", "--set", "decoding.max_length_offset=0"]
+    mtcli(folder, "train", "--config", "tiny.yaml", *nothing)
+    (folder / "blank.tsv").write_text("a\tA\n \tB\nb\tB\n")
+    command = ["eval", "--run", "runs/nothing", "--data", "blank.tsv", "--metrics", "chrf"]
+    assert json.loads(mtcli(folder, *command, "--json").stdout)["empty_translations"] == 2
+    assert "sentences that are not empty: 2" in mtcli(folder, *command).stdout.decode()
+
+
+def test_a_missing_file_is_said_to_be_missing_where_it_was_looked_for(folder):
+    (folder / "configs").mkdir(exist_ok=True)
+    (folder / "configs/tiny.yaml").write_text((folder / "tiny.yaml").read_text())
+    command = ["train", "--config", "configs/tiny.yaml", "--run", "runs/none", "--set"]
+    told = mtcli(folder, *command, "data.train=$HOME/no.tsv", status=1).stderr.decode()
+    assert f"$HOME/no.tsv: there is no such file in {folder} or {folder / 'configs'}." in told
+    assert "Variables are not put in" in told
+    told = mtcli(folder, *command, 'data.train="C:\\train.tsv"', status=1).stderr.decode()
+    assert r"In double quotes \ begins an escape" in told

@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mtcli import config
-from mtcli.config import Config, changes, dump, free_on_resume, load, loads, replace, schema
+from mtcli.config import (
+    Config,
+    changes,
+    dump,
+    files_of,
+    free_on_resume,
+    load,
+    loads,
+    replace,
+    schema,
+)
 from mtcli.config.load import UNREADABLE, parse, write
 from mtcli.support.errors import UserError
 
@@ -514,6 +524,32 @@ def test_contradictions_of_several_sections_come_together():
 )
 def test_text_that_is_no_configuration(text, said):
     assert report(text).startswith(said)
+
+
+def test_a_path_is_found_here_or_beside_the_config_or_at_home(tmp_path, monkeypatch):
+    here, beside, home = (tmp_path / name for name in ("here", "beside", "home"))
+    for folder, names in ((here, "ab"), (beside, "bc"), (home, "d")):
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    (beside / "x.yaml").write_text(
+        "data: {train: [a, b, {source: c, target: [b, c]}], validation: ~/d}"
+    )
+    found = load(beside / "x.yaml", ["data.test=c", "init_from=nowhere"])
+    c = str(beside / "c")
+    assert [files_of(part) for part in found.data.train] == [["a"], ["b"], [c, "b", c]]
+    assert (found.data.validation.path, found.data.test.path) == (str(home / "d"), c)
+    assert found.init_from == "nowhere"
+    runs = load(beside / "x.yaml", unknown="ignore")
+    assert runs.data.validation.path == "~/d", "a run's paths are what they are"
+
+
+@pytest.mark.parametrize("path", [r"C:\data", r"C:\Users\x", r"\xy"])
+def test_a_backslash_in_double_quotes_is_explained(path):
+    said = report(f'data: {{train: "{path}", validation: v}}')
+    assert r"in double quotes \ begins an escape: write 'C:\data' in single quotes" in said
 
 
 def test_files_that_cannot_be_read(tmp_path):

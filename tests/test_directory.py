@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from checkpoints import YAML, config, contents, intact, make_run, snapshot
 
 from mtcli.run.checkpoint import MANIFEST, MODEL
 from mtcli.run.directory import Run
+from mtcli.support import devices
 from mtcli.support.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -253,7 +255,7 @@ def test_a_living_training_locks_its_run_and_a_dead_one_does_not(run):
                 UserError, match=f"Another training is running on .*run \\(process {holder.pid}\\)"
             ):
                 use()
-        assert intact(run.load_checkpoint("newest", training=True), 2)  # reading is free
+        assert intact(run.load_checkpoint("last", training=True), 2)  # reading is free
     finally:
         holder.kill()
         holder.communicate()
@@ -281,6 +283,26 @@ with run.lock():
 """
 
 
+def test_versions_are_recorded_where_they_change(run):
+    for torch in ("1", "1", "2", "1"):
+        run.record_versions({"torch": torch})
+    lines = (run.path / "versions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["torch"] for line in lines] == ["1", "2", "1"]
+    found = devices.versions(devices.choose("cpu"))
+    assert found.keys() == {"mtcli", "torch", "python", "device", "processor"}
+    assert found["device"] == "cpu" and found["processor"]
+
+
+def test_a_checkpoint_is_chosen_by_name_or_number(run):
+    for which, update in {"best": 1, "last": 2, "2": 2, 1: 1}.items():
+        assert run.load_checkpoint(which, training=False).update == update
+    for which in ("3", 3, "newest", "-1", "²", ""):
+        with pytest.raises(
+            UserError, match="has no checkpoint .*; choose best, last, or one of: 1, 2."
+        ):
+            run.load_checkpoint(which, training=False)
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_loses_nothing(run):
     with run.lock():
@@ -295,7 +317,7 @@ def test_a_full_disk_is_told_and_loses_nothing(run):
     assert named == [str(run.path / name) for name in ("log.jsonl", "best.json", "tokenizer")]
     assert {**snapshot(run.path), "lock.pid": before["lock.pid"]} == before
     run.save_checkpoint(3, *contents(3))
-    assert intact(run.load_checkpoint("newest", training=True), 3)
+    assert intact(run.load_checkpoint("last", training=True), 3)
 
 
 # A process that trains a little, over and over, each time killed somewhere, and looks at what is left.
@@ -311,7 +333,7 @@ def train(updates):
     with run.lock():
         done = 0
         if run.checkpoints():
-            saved = run.load_checkpoint("newest", training=True)
+            saved = run.load_checkpoint("last", training=True)
             done = saved.update
             run.truncate_log(saved.state["log_size"])
         else:
@@ -358,7 +380,7 @@ def look(newest):
         if not run.checkpoints():
             assert newest == 0
             return 0
-        saved = run.load_checkpoint("newest", training=True)
+        saved = run.load_checkpoint("last", training=True)
         assert saved.update >= newest, "an update was lost"
         saved.state["log_size"], size = 0, saved.state["log_size"]
         assert intact(saved, saved.update)

@@ -53,6 +53,7 @@ def make_run(folder: Path, model: dict[str, Any], tokenizer: dict[str, Any] | No
             )
         built.projection.bias[3] += 0.5  # some sentences end by themselves, others at their longest
     run.save_checkpoint(1, to_tensors(built), {}, {})
+    run.record_data()
     return run
 
 

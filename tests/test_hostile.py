@@ -23,7 +23,9 @@ import tiny
 import yaml
 from hypothesis import example, given, settings, strategies as st
 
-from mtcli import cli
+from mtcli import cli, config as configs
+from mtcli.decoding import exported
+from mtcli.text import codec
 
 # ------------------------------------------------------------------------------------------------------------- commands
 
@@ -514,11 +516,41 @@ def test_a_hostile_run_is_refused_in_words(work, stranger, name):
     assert snapshot(outside) == before and not (work / "trapped").exists()
 
 
-def test_the_test_set_that_a_strangers_config_names_is_opened_only_if_it_is_a_file(work, stranger):
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("kind", ["a device", "a pipe", "a secret", "a link to one"])
+def test_of_the_files_that_a_strangers_run_names_only_recorded_contents_are_read(
+    work, stranger, caplog, kind, recorded
+):
     run, outside = stranger
-    os.mkfifo(outside / "waits for ever")
-    for path in ("/dev/zero", str(outside / "waits for ever")):
-        setting("data.test", path)(run, outside)
-        done = mtcli(*EVALUATE)
-        assert done.status == 1 and done.stdout == b""
-        assert f"{path}, which the run's config names as data.test, is no plain file" in done.stderr
+    os.mkfifo(outside / "pipe")
+    (outside / "secret").write_text("a\tb\n")
+    (outside / "link").symlink_to(outside / "secret")
+    names = {"a device": "/dev/zero", "a pipe": outside / "pipe", "a secret": outside / "secret"}
+    path = str(names.get(kind, outside / "link"))
+    if recorded:  # as if it had been, but what is in it is not known
+        entry = {"path": path, "bytes": 4 if kind.endswith(("secret", "one")) else 0, "sha256": "0"}
+        (run / "data.json").write_text(json.dumps({"test": [entry], "validation": [entry]}))
+    else:
+        (run / "data.json").unlink()
+    for key in ("data.test", "data.validation"):
+        setting(key, path)(run, outside)
+    shutil.rmtree("mean", ignore_errors=True)
+    told = "is not the file that the run was made with" if recorded else "so it was not opened"
+    done = mtcli(*EVALUATE)
+    assert done.status == 1 and done.stdout == b"" and told in done.stderr
+    assert "Give the test set: --data" in done.stderr
+    done = mtcli("average", "--run", run, "--output", "mean")
+    assert done.status == 0 and "not compared" in caplog.text and told in caplog.text
+    config = configs.load(run / "config.yaml")
+    codecs = codec.load(run / "tokenizer", config)
+    assert len(exported._sample(run, config, codecs, None)) == exported.SAMPLE_SENTENCES
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", DEEP, b'{"test": 1}', b'{"test": [{"path": "a"}]}', b'{"test": [[]]}']
+)
+def test_a_record_that_is_none_is_refused_in_words(work, stranger, content):
+    (stranger[0] / "data.json").write_bytes(content)
+    for command in (EVALUATE, CONTINUE):
+        done = mtcli(*command)
+        assert done.status == 1 and "data.json" in done.stderr

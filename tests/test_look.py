@@ -182,7 +182,10 @@ def test_look_compares_runs_and_checkpoints(folder):
     names = [json.loads(line)["model"].split(", ")[-1] for line in lines(done)]
     assert names == [f"checkpoint {first}", f"checkpoint {last}"]
     done = mtcli(folder, "look", "a", "--run", "transformer", "--checkpoint", 3, status=1)
-    assert f"holds no checkpoint 3; it holds {first}, {last}" in done.stderr.decode()
+    assert (
+        f"has no checkpoint '3'; choose best, last, or one of: {first}, {last}."
+        in done.stderr.decode()
+    )
 
 
 def test_look_reads_sentences_from_stdin_and_shows_the_search(folder):

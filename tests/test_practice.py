@@ -534,6 +534,7 @@ def test_average_prints_validation_before_and_after(runs, tmp_path):
         "update": 20,
         "metric": "loss",
         "value": pytest.approx(shown, rel=1e-3),
+        "data": Run(run).record.digests()["validation"],
     }
     mtcli("translate", "--run", tmp_path / "mean", "--run", run, "--prefix", "A", "abc")
 

@@ -119,7 +119,7 @@ def assert_same(one: Path, other: Path) -> None:
     assert log_of(one) == log_of(other)
     assert Run(one).best == Run(other).best
     assert newest(one) == newest(other)
-    first, second = (Run(run).load_checkpoint("newest", training=True) for run in (one, other))
+    first, second = (Run(run).load_checkpoint("last", training=True) for run in (one, other))
     for mine, yours in ((first.model, second.model), (first.tensors, second.tensors)):
         assert mine.keys() == yours.keys()
         assert [name for name in mine if not torch.equal(mine[name], yours[name])] == []
@@ -327,7 +327,7 @@ def test_several_processes_do_what_one_does(folder, model, processes, settings):
         )
     assert (processes == 3) == any(weight == 0 for count in counts for _, weight in count)
     one, several = (Run(folder / name) for name in ("one", "several"))
-    first, second = (run.load_checkpoint("newest", training=True) for run in (one, several))
+    first, second = (run.load_checkpoint("last", training=True) for run in (one, several))
     for mine, yours in ((first.model, second.model), (first.tensors, second.tensors)):
         for name, tensor in mine.items():
             torch.testing.assert_close(tensor, yours[name], rtol=0, atol=1e-9)

@@ -18,9 +18,9 @@ from mtcli.run.directory import Run
 from mtcli.support import devices
 from mtcli.support.errors import UserError
 from mtcli.support.signals import Interrupted
-from mtcli.training import defaults, trainer as training_module
+from mtcli.training import average, defaults, trainer as training_module
 from mtcli.training.ahead import Ahead
-from mtcli.training.state import optimizer_tensors
+from mtcli.training.state import NEWER, optimizer_tensors
 from mtcli.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -355,7 +355,7 @@ def test_an_update_that_is_out_of_memory_is_made_in_smaller_micro_batches(tmp_pa
     assert "Update 11: out of memory. It is computed again in micro-batches" in caplog.text
     for name, tensor in to_tensors(whole.model).items():
         torch.testing.assert_close(tensor, to_tensors(job.model)[name], rtol=0, atol=1e-9)
-    saved = job.run.load_checkpoint("newest", training=True)
+    saved = job.run.load_checkpoint("last", training=True)
     assert saved.state["micro_batch_tokens"] == job.plan.limit == failed[0] // 2
 
 
@@ -481,7 +481,7 @@ def test_resume_records_the_best_where_a_kill_came_before(tmp_path):
         job.train()
     assert job.run.best is None
     again = trainer(tmp_path, training={"max_updates": 20})
-    again._resume()
+    again.resume()
     assert again.run.best["update"] == 7
 
 
@@ -523,7 +523,7 @@ def drop(place: dict, key: str) -> None:
         (lambda state, tensors: state.update(scaler={"scale": 1.0}), "its state.json is not ours"),
         (
             lambda state, tensors: state.update(index=10**6),
-            "is at update 1000000 of an epoch that has only",
+            "update 1000000 of its epoch is not in data.train",
         ),
         (
             lambda state, tensors: tensors.update(nowhere=torch.ones(2)),
@@ -548,16 +548,15 @@ def test_a_strangers_checkpoint_is_refused(tmp_path, change, message):
         trainer(tmp_path, **options).train()
 
 
-def test_checkpoint_from_before_cooling_resumes(tmp_path):
+def test_a_run_of_an_earlier_version_resumes(tmp_path):
     complete = trainer(tmp_path, "complete")
     complete.train()
     job = trainer(tmp_path, "older")
     stop_at(job, 9)
     with pytest.raises(Interrupted):
         job.train()
-    resigned(
-        job.run, 9, lambda state, _: (drop(state, "cooling_from"), drop(state, "cooling_share"))
-    )
+    resigned(job.run, 9, lambda state, _: [drop(state, key) for key in NEWER])
+    (job.run.path / "data.json").unlink()
     again = trainer(tmp_path, "older")
     again.train()
     assert without_clock(again.run) == without_clock(complete.run)
@@ -731,3 +730,159 @@ def test_device_is_chosen_by_name(name, found, monkeypatch):
 def test_device_auto_is_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [str(devices.choose(name)) for name in ("auto", "cuda:1")] == ["cuda", "cuda:1"]
+
+
+# ------------------------------------------------------------------------------------------------------- other data
+
+
+def change(path: Path, keep: int, seed: int) -> None:
+    """Other pairs at the same path."""
+    pairs = tiny.pairs(keep, seed)
+    path.write_text("".join(f"{source}\t{target}\n" for source, target in pairs), encoding="utf-8")
+
+
+def continued(folder: Path, updates: int, accept: bool = False, **options) -> Trainer:
+    path = tiny.write_config(folder, **options)
+    config = configs.load(path, [f"training.max_updates={updates}"])
+    return Trainer(Run.create(folder / "run", path.read_text(), config, accept), CPU)
+
+
+def test_other_validation_data_are_refused_by_name_and_where_accepted_the_old_best_is_dropped(
+    tmp_path, caplog
+):
+    options = {"training": {"max_updates": 14, "keep_checkpoints": 9, "validate_every": 7}}
+    job = trainer(tmp_path, **options)
+    job.train()
+    resigned(job.run, 14, lambda state, _: state.update(best=-1e9, best_update=7, waited=5))
+    old, before = job.run.record.digests(), (tmp_path / "run/config.yaml").read_bytes()
+    change(tmp_path / "validation.tsv", 9, seed=5)
+    message = r"other data than there is now:\n  data.validation, .*validation.tsv: [\d,]+ bytes when .*, [\d,]+ now\n"
+    with pytest.raises(UserError, match=message):
+        continued(tmp_path, 28, **options)
+    assert (tmp_path / "run/config.yaml").read_bytes() == before
+    continued(tmp_path, 28, accept=True, **options).resume()  # and is killed before it saves
+    job = continued(tmp_path, 28, **options)
+    assert "no longer one experiment" in caplog.text
+    job.resume()
+    assert (job.progress.best, job.progress.waited, job.progress.due) == (None, 0, True)
+    assert job.run.best is None and job.run.read_log()[-1] == {"update": 14, "changed_data": ["validation"]}  # fmt: skip
+    job.train()
+    best, new = job.run.best, job.run.record.digests()
+    assert best["update"] >= 14 and best["value"] > 0 and best["data"] == new["validation"]
+    assert new["train"] == old["train"] and new["validation"] != old["validation"]
+    assert 7 in job.run.checkpoints(), "its score is on other data, so it is none of the best"
+    assert average.choose(job.run, best=3) == [14, 21, 28]
+    with pytest.raises(UserError, match="holds 3 checkpoints with a validation loss"):
+        average.choose(job.run, best=4)
+
+
+def test_other_training_data_are_refused_and_where_accepted_begin_an_epoch(tmp_path):
+    job = trainer(tmp_path, training={"max_updates": 11})
+    job.train()
+    best, epoch = job.run.best, job.progress.epoch
+    assert job.progress.index > 0
+    change(tmp_path / "train.tsv", 8, seed=5)
+    with pytest.raises(UserError, match="data.train, .*train.tsv.*\n.*\n.*init_from=.*\n.*accept"):
+        continued(tmp_path, 14)
+    job = continued(tmp_path, 14, accept=True)
+    job.resume()
+    assert (job.progress.epoch, job.progress.index) == (epoch + 1, 0)
+    assert job.run.best == best, "scores are on the same validation data"
+    job.train()
+    assert job.progress.update == 14
+    continued(tmp_path, 15).train()
+
+
+def test_data_may_move_and_be_touched(tmp_path):
+    trainer(tmp_path, training={"max_updates": 3}).train()
+    (tmp_path / "train.tsv").rename(tmp_path / "moved.tsv")
+    (tmp_path / "validation.tsv").touch()
+    job = continued(tmp_path, 4, data={"train": str(tmp_path / "moved.tsv")})
+    job.train()
+    assert job.progress.update == 4 and job.run.config.data.train[0].path.endswith("moved.tsv")
+
+
+# ------------------------------------------------------------------------------------------------ longer than planned
+
+FALLING = {"max_updates": 20, "schedule": {"type": "linear", "warmup_updates": 2}}
+
+
+def rates_of(job: Trainer) -> list[float]:
+    rates, update = [], job._update
+
+    def noted(rows):
+        update(rows)
+        rates.append(job.optimizers[0].param_groups[0]["lr"])
+
+    job._update = noted
+    job.train()
+    return rates
+
+
+def test_a_finished_run_is_trained_longer_by_a_new_schedule_bit_for_bit_when_stopped(tmp_path):
+    ends = {}
+    for name, stops in (("whole", []), ("stopped", [23, 30])):
+        job = trainer(tmp_path, name, training=FALLING)
+        first = rates_of(job)
+        for stop in stops:
+            part = trainer(tmp_path, name, ["training.max_updates=40"], training=FALLING)
+            stop_at(part, stop)
+            with pytest.raises(Interrupted):
+                part.train()
+        last = trainer(tmp_path, name, ["training.max_updates=40"], training=FALLING)
+        ends[name] = rates_of(last), to_tensors(last.model), without_clock(last.run)
+    rates = ends["whole"][0]
+    assert rates == pytest.approx(first) and len(rates) == 20, "up again, and down to the end"
+    assert rates[-10:] == ends["stopped"][0] and ends["whole"][2] == ends["stopped"][2]
+    for name, tensor in ends["whole"][1].items():
+        assert torch.equal(tensor, ends["stopped"][1][name]), name
+
+
+def test_an_unfinished_run_with_a_falling_rate_keeps_its_length(tmp_path):
+    job = trainer(tmp_path, training=FALLING)
+    stop_at(job, 9)
+    with pytest.raises(Interrupted):
+        job.train()
+    with pytest.raises(UserError, match="max_updates: 20 -> 40\nIts learning rate falls.*finish"):
+        trainer(tmp_path, "run", ["training.max_updates=40"], training=FALLING)
+    trainer(tmp_path, training=FALLING).train()
+    longer = trainer(tmp_path, "run", ["training.max_updates=40"], training=FALLING)
+    longer.train()
+    assert longer.progress.update == 40
+
+
+def test_a_run_whose_patience_ran_out_is_trained_longer_with_new_patience(tmp_path):
+    training = {**FALLING, "max_updates": 1000, "validate_every": 5, "patience": 3}
+    job = trainer(tmp_path, training=training)
+    stalled(job, after=1)
+    ended = job.progress.update
+    assert job.progress.ended and ended < 30
+    job = trainer(tmp_path, "run", ["training.max_updates=1010"], training=training)
+    assert len(stalled(job, after=2)) > 10 and job.progress.start == ended
+
+
+# ------------------------------------------------------------------------------------------------------------- losses
+
+
+def test_a_diverged_training_is_said_to_be_one_and_has_no_best(tmp_path, caplog):
+    caplog.set_level("INFO", "mtcli")
+    optimizer = {"type": "adam", "learning_rate": 100.0}
+    training = {"optimizer": optimizer, "schedule": "constant", "max_updates": 28}
+    job = trainer(tmp_path, training=training)
+    job.train()
+    assert "training has diverged" in caplog.text
+    assert "Lower training.optimizer.learning_rate (it is 100)" in caplog.text
+    late = [entry for entry in job.run.read_log() if "validation" in entry and entry["update"] > 7]
+    assert len(late) == 3 and not any(entry["best"] for entry in late)
+
+
+def test_unknown_words_are_counted_at_the_start_and_whose_vocabulary_it_is(tmp_path, caplog):
+    words = {"type": "word"}
+    trainer(tmp_path, "general", model="transformer", tokenizer=words).train()
+    assert "UNK" not in caplog.text or "data.validation" in caplog.text
+    caplog.clear()
+    (tmp_path / "domain").mkdir()
+    tiny.write(tmp_path / "domain")
+    change(tmp_path / "domain/train.tsv", 60, seed=9)
+    fine_tuned(tmp_path, "domain run")
+    assert f"are not in the vocabulary of {tmp_path / 'general'}, but UNK" in caplog.text

@@ -41,7 +41,14 @@ def average(
         log.warning(f"It was not compared with the best checkpoint: {error}")
         return
     measure = origin.config.training.best_by
-    made.set_best({"update": max(updates), "metric": measure, "value": values[measure]})
+    made.set_best(
+        {
+            "update": max(updates),
+            "metric": measure,
+            "value": values[measure],
+            "data": made.record.digests()["validation"],
+        }
+    )
     old, new = ([f"{value:.4g}" for value in each.values()] for each in (old_values, values))
     best_checkpoint = f"best checkpoint, {before}"
     print_table([("validation", *values), (best_checkpoint, *old), ("average", *new)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +9,26 @@ from typer import Option
 
 from ..support.errors import UserError, visible
 from .loading import given_corpus
-from .options import BeamOption, DeviceOption, JSONOption, RunsOption, ThreadsOption
+from .options import (
+    BeamOption,
+    CheckpointOption,
+    DeviceOption,
+    JSONOption,
+    RunsOption,
+    ThreadsOption,
+)
 from .tables import print_table
 
 if TYPE_CHECKING:
-    from ..config import Config, Corpus
+    from ..config import Corpus
     from ..decoding.evaluation import Result
+    from ..decoding.translator import Translator
     from ..text.metrics import Comparison
 
 
 def evaluate(
     run: RunsOption = None,
+    checkpoint: CheckpointOption = "best",
     source: Path | None = Option(None, help="File to translate, one sentence a line."),
     reference: list[Path] | None = Option(
         None, help="Its translations; repeatable, or a .tsv with several a line."
@@ -43,8 +51,8 @@ def evaluate(
     from ..text import corpus, metrics as text_metrics
     from .output import writer
 
-    translator = Translator.load(run, device, threads, processes=None)
-    test_set = test_set or _named_test_set(translator.config)
+    translator = Translator.load(run, device, threads, checkpoint=checkpoint, processes=None)
+    test_set = test_set or _named_test_set(translator)
     names = translator.config.evaluation.metrics
     if metrics is not None:
         wanted = [name.strip() for name in metrics.split(",")]
@@ -53,6 +61,10 @@ def evaluate(
     beam_size = beam_size or translator.config.decoding.beam_size
     decoding = translator.decoding(beam_size=beam_size)
     result = evaluate(translator, sources, references, names, decoding)
+    empty = sum(
+        bool(source.strip()) and not text.strip()
+        for source, text in zip(sources, result.hypotheses)
+    )
     if output:
         with writer(output) as out:
             out.writelines(f"{line}\n" for line in result.hypotheses)
@@ -66,31 +78,34 @@ def evaluate(
         comparisons = text_metrics.compare(systems, references, names, options)
     data_name = configs.name_of(test_set)
     if as_json:
-        _print_json(result, data_name, beam_size, comparisons)
+        _print_json(result, data_name, beam_size, empty, comparisons)
     else:
         print(visible(f"{name} on {data_name}: {len(sources):,} sentences, beam {beam_size}"))
         _print_tables(result, comparisons)
+        if empty:
+            print(f"empty translations of sentences that are not empty: {empty:,}")
 
 
-def _named_test_set(config: Config) -> Corpus:
-    """The test set that the config names."""
-    from .. import config as configs
+def _named_test_set(translator: Translator) -> Corpus:
+    """The test set that the config names, if it is what it was when the run was trained."""
+    from ..run import record
 
-    instead = "give --data, or --source and --reference."
-    if config.data.test is None:
-        raise UserError(f"The run's config names no data.test; {instead}")
-    for path in configs.files_of(config.data.test):
-        # The run may come from a stranger, who could name anything.
-        if os.path.lexists(path) and not os.path.isfile(path):
-            what = "which the run's config names as data.test, is no plain file"
-            raise UserError(f"{path}, {what}. It was not opened; {instead}")
-    return config.data.test
+    assert translator.folder is not None
+    try:
+        return record.find(translator.folder, translator.config.data, "test")[0]
+    except UserError as error:
+        raise UserError(
+            f"{error} Give the test set: --data, or --source and --reference."
+        ) from None
 
 
-def _print_json(result: Result, source: str, beam: int, comparisons: list[Comparison]) -> None:
+def _print_json(
+    result: Result, source: str, beam: int, empty: int, comparisons: list[Comparison]
+) -> None:
     summary: dict[str, Any] = result.values()
     del summary["loss"]
     summary |= {"sentences": len(result.hypotheses), "source": source, "beam_size": beam}
+    summary["empty_translations"] = empty
     summary["signatures"] = {name: score.signature for name, score in result.scores.items()}
     if comparisons:
         summary["comparison"] = [comparison._asdict() for comparison in comparisons]

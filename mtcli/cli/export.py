@@ -7,7 +7,7 @@ from pathlib import Path
 from typer import Option
 
 from ..support.errors import log, visible
-from .options import RunOption, ThreadsOption
+from .options import CheckpointOption, RunOption, ThreadsOption
 from .tables import command
 
 
@@ -15,6 +15,7 @@ def export(
     format: str = Option(..., help="ctranslate2 (Transformers; fast, no PyTorch) or onnx."),
     output: Path = Option(..., "--output", "-o", help="Directory to write: a --run to use."),
     run: RunOption = None,
+    checkpoint: CheckpointOption = "best",
     quantization: str = Option(
         "none", help="ctranslate2: none, int8, int16, float16 or bfloat16: smaller, less exact."
     ),
@@ -27,7 +28,7 @@ def export(
 
     devices.prepare("cpu", threads)
     origin = Run.open(run) if run else Run.latest()
-    parity = exported.export(origin, output, format, quantization, threads)
+    parity = exported.export(origin, output, format, quantization, threads, checkpoint)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     told = (
         f"{output}: {format}, {size / 1e6:.1f} MB. Log-probabilities of "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typer import BadParameter
+
+from ..support.errors import UserError
 
 if TYPE_CHECKING:
     from ..config import Config, Corpus
@@ -26,11 +29,26 @@ def load_config(path: Path, settings: list[str] | None, own: Path) -> Config:
     from ..training import defaults
 
     config = configs.load(path, settings or [])
+    for corpus in (*config.data.train, config.data.validation):
+        for file in configs.files_of(corpus):
+            _check_there(file, path)
     run = Run(own)
     if (own / "config.yaml").exists() and run.checkpoints():
         return defaults.fill(config, run.config)
     origin = None if config.init_from is None else Run.open(config.init_from).config
     return defaults.fit(config, origin)
+
+
+def _check_there(file: str, config: Path) -> None:
+    """Raises UserError where there is no such file, and says where it was looked for."""
+    if os.path.lexists(file):
+        return
+    places = dict.fromkeys((os.getcwd(), str(config.absolute().parent)))
+    where = "" if os.path.isabs(file) else f" in {' or '.join(places)}"
+    hint = " In double quotes \\ begins an escape: write 'C:\\data' in single quotes, or C:/data."
+    if file.isprintable():
+        hint = " Variables are not put in; ~ is the home directory." if "$" in file else ""
+    raise UserError(f"{file}: there is no such file{where}.{hint}")
 
 
 def given_corpus(data: Path | None, source: Path | None, targets: list[Path], name: str) -> Corpus:

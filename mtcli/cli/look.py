@@ -24,8 +24,8 @@ Runs = Annotated[
     Option(help="Directory of a run; repeated: side by side.  [default: the last trained]"),
 ]
 Checkpoints = Annotated[
-    list[int] | None,
-    Option(min=1, help="The update of a checkpoint that is kept; repeated: side by side."),
+    list[str] | None,
+    Option(metavar="best|last|N", help="Which of a run; N is an update; repeated: side by side."),
 ]
 File = Annotated[Path | None, Option(help="Write this instead of printing.")]
 
@@ -84,16 +84,15 @@ def look(
             terminal.show(terminal.console(), traces, choice)
 
 
-def _load(runs: list[Path], checkpoints: list[int], device: str, threads: int) -> list[Translator]:
+def _load(runs: list[Path], checkpoints: list[str], device: str, threads: int) -> list[Translator]:
     """Every run, or every checkpoint of every run."""
     from ..decoding.translator import Translator
 
     named: list[Path | None] = [*runs] or [None]
-    updates: list[int | None] = [*checkpoints] or [None]
     return [
-        Translator.load(run, device, threads, checkpoint=update)
+        Translator.load(run, device, threads, checkpoint=each)
         for run in named
-        for update in updates
+        for each in checkpoints or ["best"]
     ]
 
 

@@ -20,6 +20,9 @@ RunsOption = Annotated[
     list[Path] | None,
     Option(help="Directory of a run; repeated: an ensemble.  [default: the last trained]"),
 ]
+CheckpointOption = Annotated[
+    str, Option("--checkpoint", metavar="best|last|N", help="Which of a run; N is an update.")
+]
 OutputOption = Annotated[Path | None, Option("--output", "-o", help="File instead of stdout.")]
 DeviceOption = Annotated[
     str, Option(metavar="auto|cpu|cuda|cuda:N|mps", help="auto takes a CUDA GPU if there is one.")

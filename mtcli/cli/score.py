@@ -8,11 +8,19 @@ from pathlib import Path
 from typer import Option
 
 from .loading import given_corpus
-from .options import DeviceOption, JSONOption, OutputOption, RunsOption, ThreadsOption
+from .options import (
+    CheckpointOption,
+    DeviceOption,
+    JSONOption,
+    OutputOption,
+    RunsOption,
+    ThreadsOption,
+)
 
 
 def score(
     run: RunsOption = None,
+    checkpoint: CheckpointOption = "best",
     source: Path | None = Option(None, help="File with one sentence a line."),
     target: Path | None = Option(None, help="Their translations, line by line."),
     data: Path | None = Option(None, help="TSV with both, instead of two files."),
@@ -27,7 +35,7 @@ def score(
     from ..text import corpus
     from .output import DIGITS, progress, to_json, writer
 
-    translator = Translator.load(run, device, threads)
+    translator = Translator.load(run, device, threads, checkpoint=checkpoint)
     tokenizer = translator.codecs[1].tokenizer
     penalty = translator.config.decoding.length_penalty
     pairs, scored = tee(corpus.read_pairs(files, skip_blank=False))

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from typer import Option
 
 from ..support import distributed
 from ..support.errors import UserError, log
@@ -15,11 +18,17 @@ from .loading import load_config, run_path
 from .options import ConfigOption, DeviceOption, NewRunOption, SetOption, ThreadsOption
 from .tables import command
 
+if TYPE_CHECKING:
+    from ..training.trainer import Trainer
+
 
 def train(
     config: ConfigOption,
     run: NewRunOption = None,
     settings: SetOption = None,
+    accept_changed_data: bool = Option(
+        False, "--accept-changed-data", help="Continue a run although its data changed."
+    ),
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -41,12 +50,13 @@ def train(
         distributed.init(chosen)
         with distributed.main_first():
             if distributed.is_main():
-                prepared = Run.create(path, config.read_text(encoding="utf-8"), loaded)
+                text = config.read_text(encoding="utf-8")
+                prepared = Run.create(path, text, loaded, accept_changed_data)
             else:
                 prepared = Run(path)
                 prepared.config = loaded
         lock = prepared.lock() if distributed.is_main() else nullcontext()
-        with lock, _told_what_is_saved(UserError, path):
+        with lock:
             if distributed.is_main():
                 prepared.mark_latest()
             trainer = Trainer(prepared, chosen, signals)
@@ -55,13 +65,22 @@ def train(
             several = f", {processes} processes" if processes > 1 else ""
             kind = loaded.model.type
             log.info(f"{path}: {kind}, {parameters:,} parameters, on {trainer.device}{several}")
+            trainer.resume()  # what is wrong here the same command would meet again
+            begun = trainer.progress.update
             try:
-                trainer.train()
+                with _told_what_is_saved(UserError, path):
+                    trainer.train()
             except Interrupted:  # all processes stop
                 distributed.shutdown()
                 raise
         distributed.shutdown()
-    progress, best, scored = trainer.progress, prepared.best, "no finite score"
+    _tell_result(trainer, longer=trainer.progress.update > begun)
+
+
+def _tell_result(trainer: Trainer, longer: bool) -> None:
+    """Say what a finished training has come to, and what to do next; ``longer``: whether it made any update."""
+    path, progress, settings = trainer.run.path, trainer.progress, trainer.settings
+    best, scored = trainer.run.best, "no score better than guessing"
     if best:
         scored = f"best {best['metric']} {best['value']:.4g} at update {best['update']:,}"
     minutes = f"{progress.seconds / 60:.1f} minutes"
@@ -72,6 +91,10 @@ def train(
         f"next: {command('translate', '--run', path, *words)}\n"
         f"      {command('eval', '--run', path)}"
     )
+    if not longer:
+        names = ("max_updates", "max_epochs", "max_minutes")
+        limits = [f"training.{name}" for name in names if getattr(settings, name)]
+        log.info(f"to train it further, raise {' and '.join(limits)}: --set {limits[0]}=…")
 
 
 @contextmanager

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 from typer import Argument, BadParameter, Option
 
 from ..support.errors import log
-from .options import BeamOption, DeviceOption, JSONOption, OutputOption, RunsOption, ThreadsOption
+from .options import (
+    BeamOption,
+    CheckpointOption,
+    DeviceOption,
+    JSONOption,
+    OutputOption,
+    RunsOption,
+    ThreadsOption,
+)
 
 Ready = Callable[[], bool]  # whether the next line is here already
 
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 def translate(
     text: list[str] | None = Argument(None, help="Sentences, quoted; else --input or stdin."),
     run: RunsOption = None,
+    checkpoint: CheckpointOption = "best",
     input_path: Path | None = Option(
         None, "--input", "-i", help="File, one sentence a line; .gz too."
     ),
@@ -61,10 +70,9 @@ def translate(
     from ..decoding.translator import Translator
 
     lines, ready = given_lines(text, input_path)
-    # For a sentence or two, cores would mostly wait for each other.
     few = bool(text) or not input_path and sys.stdin.isatty()
-    threads = threads or 1 if few else threads
-    translator = Translator.load(run, device, threads, processes=1 if few else None)
+    threads = threads or 1 if few else threads  # cores would mostly wait for each other
+    translator = Translator.load(run, device, threads, 1 if few else None, checkpoint)
     searched = dict(max_length_ratio=max_length_ratio, no_repeat_ngram=no_repeat_ngram)
     decoding = _decoding(translator, beam_size, n_best, length_penalty, sampling, **searched)
     options: dict[str, Any] = dict(n_best=n_best, prefix=prefix, replace_unknown=replace_unknown)

@@ -1,6 +1,6 @@
 """What a user asks for, in YAML, checked and explained. Imports no torch."""
 
-from .compare import changes, free_on_resume
+from .compare import LENGTHS, changes, free_on_resume
 from .corpora import TSV, Corpus, Plain, files_of, name_of
 from .load import dump, load, loads, replace
 from .schema import (

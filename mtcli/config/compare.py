@@ -31,11 +31,15 @@ def _differences(old: Any, new: Any, path: Path = ()) -> Iterator[tuple[Path, An
             yield from _differences(old.get(key), new.get(key), (*path, key))
 
 
-def free_on_resume(config: Config) -> list[str]:
+LENGTHS = ("training.max_updates:", "training.max_epochs:")  # how `changes` begins to tell of one
+
+
+def free_on_resume(config: Config, recorded: bool = False) -> list[str]:
     """The keys that may change when a run is continued: the weights after a given update do not depend on them.
 
     Two exceptions: with ``max_minutes`` a schedule is meant to fall within the new time, and ``micro_batch_tokens``,
-    which changes rounding and dropout noise, lets a run go on that was out of memory.
+    which changes rounding and dropout noise, lets a run go on that was out of memory. Where it is ``recorded`` what was
+    in its files, they may have other paths.
     """
     training = config.training
     keys = ["log_every", "patience", "examples", "keep_checkpoints", "save_minutes", "tensorboard"]
@@ -48,4 +52,7 @@ def free_on_resume(config: Config) -> list[str]:
     if training.best_by in ("loss", "perplexity"):  # nothing that is decoded decides
         free += ["training.validation_metrics", "training.validation_beam_size"]
         free += ["data.target_language", "decoding", "evaluation"]
+    if recorded:
+        corpora = ["validation", *(f"train.{number}" for number in range(len(config.data.train)))]
+        free += [f"data.{name}.{key}" for name in corpora for key in ("path", "source", "target")]
     return free

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Discriminator, Field, Strict, Tag
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    ValidationInfo,
+)
 
 from .section import Section
 
 Count = Annotated[int, Field(ge=1)]
 Passes = Annotated[int, Field(ge=1, le=1000)]
-File = Annotated[str, Field(min_length=1, json_schema_extra={"format": "file"})]
+
+
+def _locate(path: str, info: ValidationInfo) -> str:
+    """Where a path leads whose config is in the folder ``info.context``; as it is where that is None."""
+    if info.context is None:
+        return path
+    path = os.path.expanduser(path)
+    beside = os.path.join(info.context, path)
+    return beside if not os.path.lexists(path) and os.path.lexists(beside) else path
+
+
+File = Annotated[
+    str, Field(min_length=1, json_schema_extra={"format": "file"}), AfterValidator(_locate)
+]
 
 
 class TSV(Section):

@@ -43,16 +43,22 @@ Places = dict[Path, str]  # where each value is: "configs/toy.yaml:12", in the o
 def load(path: Name, overrides: Sequence[str] = (), unknown: Unknown = "error") -> Config:
     """The configuration in a YAML file, with ``overrides`` such as ``training.max_updates=100`` put in.
 
-    Paths in it are relative to the current directory. ``unknown`` keys are an error, or ignored with a warning, for a
-    file that another version wrote. Raises UserError, which lists everything that is wrong.
+    A relative path in it is one in the current directory or, where there is nothing of that name, beside this file; ~ is
+    the home directory. ``unknown`` keys are an error, or ignored with a warning, for a file that another version wrote: a
+    run's or an export's, whose paths are left as they are. Raises UserError, which lists everything that is wrong.
     """
-    return loads(_read(path), os.fspath(path), overrides, unknown)
+    beside = os.path.dirname(path) if unknown == "error" else None
+    return loads(_read(path), os.fspath(path), overrides, unknown, beside)
 
 
 def loads(
-    text: str, name: str, overrides: Sequence[str] = (), unknown: Unknown = "error"
+    text: str,
+    name: str,
+    overrides: Sequence[str] = (),
+    unknown: Unknown = "error",
+    beside: str | None = None,
 ) -> Config:
-    """As `load`, from text; ``name`` is the file's in messages."""
+    """As `load`, from text; ``name`` is the file's in messages, ``beside`` the folder where paths are looked for too."""
     values, places = parse(text, lambda line: f"{name}:{line}")
     if not isinstance(values, dict):
         what = "this is empty" if values is None else f"this is {show(values)}"
@@ -60,12 +66,14 @@ def loads(
         raise UserError(f"{name}:1: a configuration holds the sections {keys}; {what}.")
     for override in overrides:
         values = _override(values, places, override)
-    return _checked(values, places, name, unknown)
+    return _checked(values, places, name, unknown, beside)
 
 
-def _checked(values: Any, places: Places, name: str, unknown: Unknown) -> Config:
+def _checked(
+    values: Any, places: Places, name: str, unknown: Unknown, beside: str | None
+) -> Config:
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(values, context=beside)
     except ValidationError as error:
         problems = explain(error, Config, values)
     ignored = [problem.path for problem in problems if problem.unknown_key]
@@ -75,7 +83,7 @@ def _checked(values: Any, places: Places, name: str, unknown: Unknown) -> Config
         reduce(getitem, above, values).pop(key)
     keys = ", ".join(map(dotted, ignored[:MOST_PROBLEMS]))
     _warn_once(f"{name}: ignored unknown keys: {keys}.")
-    return _checked(values, places, name, "error")
+    return _checked(values, places, name, "error", beside)
 
 
 _warn_once = cache(log.warning)
@@ -220,6 +228,10 @@ def _in_words(error: yaml.MarkedYAMLError) -> str:
         return "a tab; indent with spaces"
     if "expected a single document" in context:
         return "a second document begins (---); a file holds one"
+    if "escape" in problem:
+        problem += (
+            r"; in double quotes \ begins an escape: write 'C:\data' in single quotes, or C:/data"
+        )
     if problem and context and error.context_mark:
         return f"{problem} ({context} that began in line {error.context_mark.line + 1})"
     return problem or context

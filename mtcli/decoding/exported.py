@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import config as configs
 from ..config import Config
+from ..run import record
 from ..support import files
 from ..support.errors import UserError, log, require
 from ..text import codec, corpus
@@ -102,9 +103,14 @@ def _verify(path: Path, sums: Any) -> None:
 
 
 def export(
-    run: Run, output: Path, format: str, quantization: str = "none", threads: int | None = None
+    run: Run,
+    output: Path,
+    format: str,
+    quantization: str = "none",
+    threads: int | None = None,
+    checkpoint: str | int = "best",
 ) -> Parity:
-    """Write the best checkpoint of a run to `output`; an export that is there is replaced.
+    """Write a checkpoint of a run to `output`; an export that is there is replaced.
 
     Raises UserError where the engine cannot run such a model or computes something else: then
     nothing is written.
@@ -118,7 +124,7 @@ def export(
     _refuse(config, format, quantization, output)
     codecs = codec.load(run.path / "tokenizer", config)
     sizes = [len(side.vocabulary) for side in codecs]
-    ours = TorchEngine.load([run], sizes, torch.device("cpu"))
+    ours = TorchEngine.load([run], sizes, torch.device("cpu"), checkpoint=checkpoint)
     made = {"format": format, "quantization": quantization, "run": run.path.resolve().name}
     with files.user_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +135,7 @@ def export(
     ):
         (folder / "tokenizer").mkdir()
         (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
+        record.write(folder, run.record)
         codec.save(folder / "tokenizer", *codecs)
         if format == "ctranslate2":
             ctranslate2.write(ours.model, config, codecs, quantization, folder)
@@ -147,7 +154,7 @@ def export(
         manifest = folder / MANIFEST
         manifest.write_text(json.dumps({**made, "files": sums}), encoding="utf-8")
         theirs, _, _ = load(folder, "cpu", threads)
-        parity = _compare(ours, theirs, _sample(config, codecs, ours.max_positions))
+        parity = _compare(ours, theirs, _sample(run.path, config, codecs, ours.max_positions))
         _judge(parity, quantization)
         text = json.dumps({**made, "parity": asdict(parity), "files": sums}, indent=1)
         manifest.write_text(f"{text}\n", encoding="utf-8")
@@ -181,11 +188,14 @@ def _refuse(config: Config, format: str, quantization: str, output: Path) -> Non
 # ------------------------------------------------------------------------------------------- parity
 
 
-def _sample(config: Config, codecs: Sequence[Codec], max_positions: int | None) -> list[IdPair]:
-    """Pairs of the validation set or, if its files are gone, random ids."""
+def _sample(
+    folder: Path, config: Config, codecs: Sequence[Codec], max_positions: int | None
+) -> list[IdPair]:
+    """Pairs of the validation set or, if its files are gone or not what they were, random ids."""
     longest = min(config.data.max_length + 1, max_positions or math.inf)
     try:
-        sources, references = corpus.read_evaluation(config.data.validation)
+        [validation] = record.find(folder, config.data, "validation")
+        sources, references = corpus.read_evaluation(validation)
     except UserError as error:
         log.warning(f"{error} The exported model is compared on random tokens instead.")
         sources, references = [], []

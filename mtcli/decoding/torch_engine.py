@@ -38,14 +38,11 @@ def describe(config: Recurrent | Transformer, sizes: Sequence[int]) -> Seq2Seq:
         raise UserError(f"The config describes a model of an impossible size: {error}.") from None
 
 
-def load_model(run: Run, sizes: Sequence[int], update: int | None = None) -> tuple[Seq2Seq, int]:
-    """The model of a checkpoint, by default the best one, for inference on the CPU, and its update.
-    What it declares is checked against the config before memory of either's size is taken."""
+def load_model(run: Run, sizes: Sequence[int], checkpoint: str | int) -> tuple[Seq2Seq, int]:
+    """The model of a checkpoint, for inference on the CPU, and its update. What the checkpoint
+    declares is checked against the config before memory of either's size is taken."""
     model = describe(run.config.model, sizes)
-    if update is not None and update not in (there := run.checkpoints()):
-        kept = ", ".join(map(str, there))
-        raise UserError(f"{run.path} holds no checkpoint {update}; it holds {kept or 'none'}.")
-    saved = run.load_checkpoint(update or "best", training=False, model=model)
+    saved = run.load_checkpoint(checkpoint, training=False, model=model)
     names = sorted(state := model.state_dict(keep_vars=True), reverse=True)
     first = {id(state[name]): name for name in names}  # under which a tied table was saved
     tensors = {name: saved.model[first[id(each)]] for name, each in state.items()}
@@ -150,11 +147,11 @@ class TorchEngine:
         sizes: Sequence[int],
         device: torch.device,
         processes: int = 1,
-        update: int | None = None,
+        checkpoint: str | int = "best",
     ) -> TorchEngine:
-        """The best checkpoint of each run, or that of ``update``; the vocabularies have ``sizes``
-        tokens. Several are an ensemble. Raises UserError."""
-        loaded = [load_model(run, sizes, update) for run in runs]
+        """A checkpoint of each run, whose vocabularies have ``sizes`` tokens; several are an
+        ensemble. Raises UserError."""
+        loaded = [load_model(run, sizes, checkpoint) for run in runs]
         models = [model.to(device) for model, _ in loaded]
         autocast, lower = devices.autocast(device, runs[0].config.training.precision)
         if lower is not None:  # see _inference

@@ -81,11 +81,13 @@ class Translator:
         codecs: tuple[Codec, Codec],
         config: Config,
         max_length: int | None = None,
+        folder: Path | None = None,
     ):
         """max_length: source tokens of the longest line that is not split, by default the
-        config's. No more than the model has positions."""
+        config's. No more than the model has positions. folder: of the run, or the first of several."""
         self.engine, self.codecs, self.config = engine, codecs, config
         self.name = engine.name
+        self.folder = folder
         self.max_length = max_length or config.data.max_length
         self.alignment_head: Head | None = None
         """That aligns best; None: not known."""
@@ -99,16 +101,16 @@ class Translator:
         device: str = "auto",
         threads: int | None = None,
         processes: int | None = 1,
-        checkpoint: int | None = None,
+        checkpoint: str | int = "best",
     ) -> Translator:
-        """The best checkpoint of `run`, a run directory, or an exported one; None: the newest run.
+        """The model of `run`, a run directory, or an exported one; None: the newest run.
 
         Several runs are an ensemble: the mean of their probabilities decides. Their vocabularies
         must be the same; the first one's config counts.
         threads: cores to use; by default all.
         processes: how many batches of lines are translated at the same time, by processes that are
             forked from this one (on Linux, on the CPU). 1: none is forked; None: one a thread.
-        checkpoint: after which update, instead of the best one.
+        checkpoint: best, last, or the update after which it was saved.
 
         Raises UserError.
         """
@@ -116,9 +118,9 @@ class Translator:
         for path in filter(exported.is_exported, paths):
             if len(paths) > 1:
                 raise UserError(f"{path} is an exported model; an ensemble is of runs.")
-            if checkpoint is not None:
-                raise UserError(f"{path} is an exported model; it has no checkpoints.")
-            return cls(*exported.load(path, device, threads))
+            if checkpoint != "best":
+                raise UserError(f"{path} is an exported model, of one checkpoint.")
+            return cls(*exported.load(path, device, threads), folder=path)
         return cls._load_runs(paths, device, threads, processes, checkpoint)
 
     @classmethod
@@ -128,7 +130,7 @@ class Translator:
         device: str,
         threads: int | None,
         processes: int | None,
-        checkpoint: int | None,
+        checkpoint: str | int,
     ) -> Translator:
         import torch
 
@@ -143,7 +145,7 @@ class Translator:
         codecs = [codec.load(each.path / "tokenizer", each.config) for each in runs]
         for other, theirs in zip(runs[1:], codecs[1:]):
             for name, one, two in zip(("source", "target"), codecs[0], theirs):
-                if not _same_ids(one, two):
+                if not one.agrees(two):
                     raise UserError(
                         f"{runs[0].path} and {other.path} have different {name} vocabularies or "
                         "tokenizers; only models over the same ones can be an ensemble."
@@ -152,7 +154,7 @@ class Translator:
         processes = processes or min(torch.get_num_threads(), cores())
         engine = TorchEngine.load(runs, sizes, chosen, processes, checkpoint)
         max_length = min(each.config.data.max_length for each in runs)
-        loaded = cls(engine, codecs[0], runs[0].config, max_length)
+        loaded = cls(engine, codecs[0], runs[0].config, max_length, runs[0].path)
         loaded.alignment_head = kept(runs[0]) if len(runs) == 1 else None
         return loaded
 
@@ -381,13 +383,6 @@ class Translator:
                 f"{self.max_length} (data.max_length). Do not rely on its score."
             )
         return [*self.codecs[side].vocabulary.encode(tokens), EOS]
-
-
-def _same_ids(one: Codec, two: Codec) -> bool:
-    """Whether two codecs make the same ids of the same text."""
-    keys = ("type", "algorithm", "lowercase", "normalization")
-    forms = [[getattr(side.tokenizer.config, key, None) for key in keys] for side in (one, two)]
-    return forms[0] == forms[1] and one.vocabulary.tokens == two.vocabulary.tokens
 
 
 def _pools(items: Iterable[T], ready: Callable[[], bool] | None = None) -> Iterator[list[T]]:

@@ -8,6 +8,8 @@
     best.json         which checkpoint is best, by what
     alignment.json    which head of it aligns best; see decoding/alignment.py
     traces/N.json     a few sentences, as they were translated after update N
+    data.json         which files it was trained on: see record.py
+    versions.jsonl    what it was trained with: a line whenever that changed
     lock, lock.pid    held by the process that trains, and its number
 
 What is written appears complete or not at all. What is read may come from a stranger or a failing disk: nothing in it is
@@ -24,7 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -32,14 +34,13 @@ from .. import config as configs
 from ..config import Config
 from ..support import files
 from ..support.errors import UserError, log
-from . import checkpoint as checkpoints
+from . import checkpoint as checkpoints, record as records
 from .checkpoint import Checkpoint, Damaged, Tensors
+from .record import Record
 
 LARGEST_YAML = 1 << 20  # bytes, like all of these: more than an honest file of its kind ever has
 LARGEST_TOKENIZER = 64 << 20
 LARGEST_LOG = 256 << 20
-
-Which = Literal["newest", "best"] | int  # checkpoint; a number is an update
 
 
 class Run:
@@ -51,24 +52,27 @@ class Run:
         self._intact: set[int] = set()  # checkpoints that this process has written or verified
 
     @classmethod
-    def create(cls, path: str | Path, requested_text: str, config: Config) -> Run:
+    def create(
+        cls,
+        path: str | Path,
+        requested_text: str,
+        config: Config,
+        accept_changed_data: bool = False,
+    ) -> Run:
         """The run for a config: new, or the one that is there if it can be continued with this config.
 
-        Raises UserError where it was trained with another config, another training uses it, or it cannot be written.
+        Raises UserError where it was trained with another config or, unless that is accepted, on other data; where
+        another training uses it, or it cannot be written.
         """
         run = cls(path)
         with run.lock():
             there = os.path.lexists(run.path / "config.yaml")
             if there:
                 run._check_tokenizer()
-                changes = configs.changes(run.config, config, configs.free_on_resume(run.config))
-                if changes and run.checkpoints():
-                    shown = "".join(f"\n  {change}" for change in changes)
-                    raise UserError(
-                        f"{run.path} was made with another config:{shown}\n"
-                        "Such a run cannot be continued. Name a new directory with --run."
-                    )
-                if changes:
+                if run.checkpoints():
+                    run._check_changes(config)
+                    records.check(run.path, config.data, accept_changed_data)
+                elif configs.changes(run.config, config, configs.free_on_resume(run.config)):
                     files.remove(run.path / "tokenizer")  # nothing was trained with it
             if not there or run.config != config:
                 files.replace_file(run.inside("requested.yaml"), requested_text.encode())
@@ -76,6 +80,25 @@ class Run:
                 files.replace_file(run.inside("config.yaml"), configs.dump(config).encode())
         run.config = config
         return run
+
+    def _check_changes(self, config: Config) -> None:
+        """Raises UserError where what was trained cannot be continued with this config."""
+        changes = configs.changes(
+            self.config, config, configs.free_on_resume(self.config, bool(self.record))
+        )
+        if not changes:
+            return
+        longer = all(change.startswith(configs.LENGTHS) for change in changes)
+        if longer and self.load_checkpoint("last", training=True).state.get("ended"):
+            return
+        advice = "Such a run cannot be continued. Name a new directory with --run."
+        if longer:
+            advice = (
+                "Its learning rate falls until the end, which cannot move before it is reached. Let it finish by the same "
+                "command without this change; then the command with it trains further, by a new schedule."
+            )
+        shown = "".join(f"\n  {change}" for change in changes)
+        raise UserError(f"{self.path} was made with another config:{shown}\n{advice}")
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -120,6 +143,22 @@ class Run:
         """What the run was made with, every default resolved. Raises UserError."""
         path = self.path / "config.yaml"
         return configs.loads(self._read_text(path.name), str(path), unknown="ignore")
+
+    @property
+    def record(self) -> Record:
+        """The files it was trained on; empty for a run that was made before they were recorded. Raises UserError."""
+        return records.read(self.path)
+
+    def record_data(self) -> None:
+        """Record the files that the config names, as they are now. Raises UserError."""
+        records.write(self.path, records.take(self.path, self.config.data))
+
+    def record_versions(self, versions: dict[str, str]) -> None:
+        """Add what trains it from now on to versions.jsonl, if that is not what its last line says."""
+        lines = self._content("versions.jsonl").splitlines()
+        line = json.dumps(versions).encode()
+        if not lines or lines[-1] != line:
+            self._append("versions.jsonl", line + b"\n")
 
     @property
     def requested(self) -> str:
@@ -202,14 +241,16 @@ class Run:
         self._intact.add(update)
 
     def load_checkpoint(
-        self, which: Which, *, training: bool, model: nn.Module | None = None
+        self, which: str | int, *, training: bool, model: nn.Module | None = None
     ) -> Checkpoint:
         """Read an intact checkpoint onto the CPU; without ``training`` only its model.
 
-        A damaged newest or best one is named in a warning, and the newest intact one is used. Raises UserError where
+        ``which``: best, last, or an update, as a number or in digits.
+        A damaged last or best one is named in a warning, and the newest intact one is used. Raises UserError where
         nothing can be used or it does not fit ``model``, which may be on the meta device; changes nothing.
         """
-        if isinstance(which, int):
+        if which not in ("best", "last"):
+            which = self._update(which)
             return checkpoints.read(self._folder(which), training, model)
         preferred = self._best_update() if which == "best" else None
         damaged: dict[int, str] = {}
@@ -228,6 +269,16 @@ class Run:
             raise UserError(f"{self.path} holds no checkpoint yet. Train it: mtcli train")
         first = f"No checkpoint of {self.path} can be used; nothing was changed."
         raise UserError("\n".join([first, *damaged.values()]))
+
+    def _update(self, which: str | int) -> int:
+        """The checkpoint of that number. Raises UserError where it is not there."""
+        there = self.checkpoints()
+        if not str(which).isascii() or not str(which).isdigit() or int(which) not in there:
+            listed = ", ".join(map(str, there)) or "none"
+            raise UserError(
+                f"{self.path} has no checkpoint {str(which)[:40]!r}; choose best, last, or one of: {listed}."
+            )
+        return int(which)
 
     def _folder(self, update: int) -> Path:
         return self.inside("checkpoints") / str(update)
@@ -279,12 +330,19 @@ class Run:
             return None
         best = files.read_json(path)
         kinds = {name: type(value) for name, value in best.items()}
-        if kinds not in ({"update": int, "metric": str, "value": kind} for kind in (int, float)):
+        if kinds.pop("data", str) is not str or kinds not in (
+            {"update": int, "metric": str, "value": kind} for kind in (int, float)
+        ):
             raise UserError(f"{path} does not hold an update, a metric and a value.")
         return best
 
-    def set_best(self, best: dict[str, Any]) -> None:
-        """Say which checkpoint is the best: its ``update``, and the ``metric`` and ``value`` it is judged by."""
+    def set_best(self, best: dict[str, Any] | None) -> None:
+        """Say which checkpoint is the best: its ``update``, the ``metric`` and ``value`` it is judged by, and on which
+        ``data`` if that is known; None: none is.
+        """
+        if best is None:
+            files.remove(self.inside("best.json"))
+            return
         data = json.dumps(best, allow_nan=False).encode() + b"\n"
         files.replace_file(self.inside("best.json"), data)
 
@@ -292,10 +350,13 @@ class Run:
 
     def append_log(self, entry: dict[str, Any]) -> None:
         """Add a line to the log. A number that is not finite, which JSON does not have, becomes null."""
-        path = self.inside("log.jsonl")
         finite = json.loads(json.dumps(entry), parse_constant=lambda name: None)
         # A lone surrogate becomes \udxxx, which is how JSON writes it.
-        data = json.dumps(finite, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        line = json.dumps(finite, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        self._append("log.jsonl", line)
+
+    def _append(self, name: str, data: bytes) -> None:
+        path = self.inside(name)
         with files.user_errors(path), files.open_regular(path, "ab", buffering=0) as file:
             before = file.tell()
             if file.write(data) < len(data):
@@ -309,7 +370,7 @@ class Run:
 
     def truncate_log(self, size: int) -> None:
         """Cut the log back to ``size`` bytes, as it was at a checkpoint, and in any case to a complete line."""
-        path, content = self.inside("log.jsonl"), self._log_content()
+        path, content = self.inside("log.jsonl"), self._content("log.jsonl")
         if (lost := size - len(content)) > 0:
             log.warning(f"{path} lacks its last {lost} bytes; the lines in them are lost.")
         if content:
@@ -319,12 +380,12 @@ class Run:
 
     def read_log(self) -> list[dict[str, Any]]:
         """The entries of the log; a last line that is still being written does not count. Raises UserError."""
-        lines = self._log_content().split(b"\n")[:-1]
+        lines = self._content("log.jsonl").split(b"\n")[:-1]
         name = self.path / "log.jsonl"
         return [files.parse_json(line, f"{name}:{number}") for number, line in enumerate(lines, 1)]
 
-    def _log_content(self) -> bytes:
-        path = self.inside("log.jsonl")
+    def _content(self, name: str) -> bytes:
+        path = self.inside(name)
         return files.read_file(path, LARGEST_LOG) if os.path.lexists(path) else b""
 
     # ---------------------------------------------------------------------------------------------------------- traces

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ..config import TSV, Config, Plain, files_of, name_of
+from ..config import TSV, Config, Plain, name_of
 from ..decoding import alignment, evaluation
 from ..decoding.alignment import Head
 from ..decoding.torch_engine import describe
 from ..decoding.translator import Translator
+from ..run import record
 from ..run.directory import Run
 from ..support.errors import UserError, log
 from ..text import codec, corpus, metrics
@@ -52,9 +52,10 @@ def report(
     found, answers = [], []
     for run in runs:
         translator = Translator.load(run.path, device, threads, processes=None)
-        tests = data or _own(run.config.data.test or run.config.data.validation)
+        role: record.Role = "test" if run.config.data.test else "validation"
+        tests = data or record.find(run.path, run.config.data, role)[0]
         own = _answers(translator, tests, watch)
-        summaries, seen = _data(run.config, translator.codecs, tests, own, watch)
+        summaries, seen = _data(run, translator.codecs, "given" if data else role, own, watch)
         known = following(run)
         about = f"{name_of(tests)}, {len(own.sources):,} sentences"
         known["facts"].append(["tested on", f"{about}, beam {run.config.decoding.beam_size}"])
@@ -82,16 +83,6 @@ def following(run: Run) -> dict[str, Any]:
         "log": _lines(entries),
         "history": _history(run, codecs) if codecs else [],
     }
-
-
-def _own(data: TSV | Plain) -> TSV | Plain:
-    """Files that a run's config names; the run may come from a stranger, who could name anything."""
-    for path in files_of(data):
-        if os.path.lexists(path) and not os.path.isfile(path):
-            raise UserError(
-                f"{path}, which the run's config names, is no plain file. It was not opened; give --data."
-            )
-    return data
 
 
 def few(items: Sequence[Item], most: int) -> list[Item]:
@@ -199,29 +190,29 @@ def _small(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data(
-    config: Config, codecs: tuple[Codec, Codec], tests: TSV | Plain, own: Answers, watch: Watch
+    run: Run, codecs: tuple[Codec, Codec], name: str, own: Answers, watch: Watch
 ) -> tuple[list[dict[str, Any]], Seen | None]:
     """What is in training, validation and test data; what is not there any more is left out."""
     seen, summaries = Seen(), []
     try:
         pairs = (
             (pair.source, pair.target)
-            for part in config.data.train
-            for pair in corpus.read_pairs(_own(part), skip_blank=True, warn=False)
+            for part in record.find(run.path, run.config.data, "train")
+            for pair in corpus.read_pairs(part, skip_blank=True, warn=False)
         )
         summaries.append(
             summary("training", watch(pairs, "reading training data", None), codecs, seen, True)
         )
-        if tests != config.data.validation:
-            sources, references = corpus.read_evaluation(_own(config.data.validation))
+        if name != "validation":
+            [validation] = record.find(run.path, run.config.data, "validation")
+            sources, references = corpus.read_evaluation(validation)
             first = zip(sources, (each[0] for each in references))
             summaries.append(summary("validation", first, codecs, seen))
     except UserError as error:
         log.warning(f"{error} The report does not compare with the training data.")
         seen = Seen()
     first = zip(own.sources, (each[0] for each in own.references))
-    names = [name for name in ("test", "validation") if tests == getattr(config.data, name)]
-    summaries.append(summary(names[0] if names else "given", first, codecs, seen))
+    summaries.append(summary(name, first, codecs, seen))
     return summaries, seen if seen.pairs else None
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache, partial
 
 import torch
 
+from .. import __version__
 from .errors import UserError
 
 FEW_ROWS = 8  # fewer are multiplied faster by PyTorch's default kernels
@@ -33,6 +35,24 @@ def prepare(name: str, threads: int | None = None, kernels: int = 64) -> torch.d
     device = choose(name)
     choose_products(device)
     return device
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """What computes: versions, the device and its name, the processor."""
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            processor = (
+                next(line for line in lines if line.startswith("model name")).split(":")[1].strip()
+            )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "mtcli": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": name,
+        "processor": processor,
+    }
 
 
 def choose(name: str) -> torch.device:

@@ -18,7 +18,8 @@ from typing import IO, Any
 from .errors import UserError
 
 # Where the system has them: open no link, and do not wait for a writer when opening a named pipe.
-OPEN_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+OPEN_FLAGS = getattr(os, "O_NOFOLLOW", 0) | NO_WAIT
 LARGEST_JSON = 10 << 20  # bytes, more than an honest file ever has
 
 

@@ -37,6 +37,12 @@ class Codec:
         """Ids of a random segmentation of the text of ``ids``, if the tokenizer has several."""
         return [*self.vocabulary.encode(self.tokenizer.resample(self.vocabulary.decode(ids))), EOS]
 
+    def agrees(self, other: Codec) -> bool:
+        """Whether both make the same ids of the same text."""
+        keys = ("type", "algorithm", "lowercase", "normalization")
+        one, two = ([getattr(c.tokenizer.config, key, None) for key in keys] for c in (self, other))
+        return one == two and self.vocabulary.tokens == other.vocabulary.tokens
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without PAD, BOS and EOS."""
         return self.tokenizer.detokenize(self.vocabulary.decode(ids))

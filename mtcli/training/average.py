@@ -13,6 +13,7 @@ from torch import Tensor
 from ..decoding import evaluation
 from ..decoding.torch_engine import describe
 from ..decoding.translator import Translator
+from ..run import record
 from ..run.directory import Run
 from ..support import files
 from ..support.errors import UserError
@@ -26,7 +27,10 @@ def choose(run: Run, last: int | None = None, best: int | None = None) -> list[i
     """
     updates, measure = run.checkpoints()[::-1], run.config.training.best_by
     if best is not None:
-        validations = [entry for entry in run.read_log() if "validation" in entry]
+        data = run.record.digests().get("validation")  # scores on other data do not compare
+        validations = [
+            e for e in run.read_log() if "validation" in e and (e.get("data") or data) == data
+        ]
         scores = {entry["update"]: entry["validation"].get(measure) for entry in validations}
         updates = [update for update in updates[::-1] if scores.get(update) is not None]
         updates.sort(key=scores.__getitem__, reverse=measure not in evaluation.LOWER_IS_BETTER)
@@ -71,6 +75,7 @@ def write(run: Run, updates: Sequence[int], weights: dict[str, Tensor], output: 
         output.parent.mkdir(parents=True, exist_ok=True)
         with files.claim(output), files.new_directory(output, replace=True) as folder:
             averaged = Run.create(folder, run.requested, run.config)
+            record.write(folder, run.record)
             if run.log_size():
                 shutil.copyfile(run.inside("log.jsonl"), folder / "log.jsonl")
             with averaged.lock():
@@ -82,10 +87,11 @@ def write(run: Run, updates: Sequence[int], weights: dict[str, Tensor], output: 
 def validate(run: Run, device: torch.device) -> dict[str, float]:
     """Loss, perplexity and the validation metrics of a run's best checkpoint.
 
-    Raises UserError where the validation data cannot be read.
+    Raises UserError where the validation data are not there, or not what they were.
     """
     settings, translator = run.config.training, Translator.load(run.path, str(device))
-    sources, references = corpus.read_evaluation(run.config.data.validation)
+    [validation] = record.find(run.path, run.config.data, "validation")
+    sources, references = corpus.read_evaluation(validation)
     decoding = translator.decoding(beam_size=settings.validation_beam_size, sampling=None)
     metrics = settings.validation_metrics
     return evaluation.evaluate(translator, sources, references, metrics, decoding).values()

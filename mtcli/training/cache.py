@@ -1,7 +1,7 @@
 """The training corpora as token ids, in files that are mapped into memory and built once.
 
     cache/lock           held by the process that builds
-    cache/corpora.json   SHA-256 of each corpus file, remembered by its size and time
+    cache/corpora.json   SHA-256 of each file, remembered by its size and time
     cache/ids/           appears complete or not at all
       manifest.json      the key: what it was made from
       pairs              how many pairs each corpus gave
@@ -22,12 +22,12 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import chain, compress, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ..config import TSV, Plain, files_of, name_of
+from ..run.record import Digests, digest, stamp
 from ..support import files
 from ..support.errors import UserError, log
 from ..support.processes import Pool, cores
@@ -42,7 +42,6 @@ SIDES = ("source", "target")
 
 Codecs = tuple[Codec, Codec]
 Corpus = TSV | Plain
-Digests = dict[str, dict[str, Any]]  # by path: stamp, sha256
 
 
 def load(
@@ -58,7 +57,8 @@ def load(
         folder.mkdir(parents=True, exist_ok=True)
     ids = folder / "ids"
     with files.lock(folder / "lock"):
-        digests = _digests(folder / "corpora.json", corpora)
+        paths = [path for corpus in corpora for path in files_of(corpus)]
+        digests = digest(folder / "corpora.json", paths)
         key = _key(corpora, digests, codecs, max_length)
         arrays = _open(ids, key, codecs)
         if arrays is None:
@@ -80,38 +80,6 @@ def _dtype(codec: Codec) -> np.dtype:
 
 
 # --------------------------------------------------------------------------------------------------- what it is made of
-
-
-def _stamp(path: str) -> list[int]:
-    """What changes when a file does: its size and time."""
-    there = os.stat(path)
-    return [there.st_size, there.st_mtime_ns]
-
-
-def _digests(memory: Path, corpora: Sequence[Corpus]) -> Digests:
-    """For each file its stamp and its SHA-256; it is read only if the stamp is new."""
-    try:
-        known = files.read_json(memory)
-    except UserError:
-        known = {}
-    digests: Digests = {}
-    for path in dict.fromkeys(path for corpus in corpora for path in files_of(corpus)):
-        before = known.get(path)
-        try:
-            stamp = _stamp(path)
-            if not isinstance(before, dict) or before.get("stamp") != stamp:
-                before = {"stamp": stamp, "sha256": _sha256(path)}
-            digests[path] = before
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read: {files.reason(error)}.") from None
-    if digests != known:
-        files.replace_file(memory, json.dumps(digests, indent=1).encode())
-    return digests
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return files.sha256(file)
 
 
 def _key(corpora: Sequence[Corpus], digests: Digests, codecs: Codecs, max_length: int) -> str:
@@ -173,7 +141,7 @@ def _build(
 ) -> list[int]:
     """Write the columns in one pass over the corpora. Returns the number of pairs of each."""
     total = sum(count_lines(files_of(corpus)[0]) for corpus in corpora)
-    large = sum(digest["stamp"][0] for digest in digests.values()) > LARGE
+    large = sum(known["stamp"][0] for known in digests.values()) > LARGE
     encode = partial(_encode, codecs=codecs, max_length=max_length)
     with ExitStack() as stack:
         columns = [_Column(folder / name, _dtype(c), stack) for name, c in zip(SIDES, codecs)]
@@ -186,8 +154,8 @@ def _build(
             stack.callback(pool.close)
             encode_all = partial(pool.map, _work)
         pairs = [_add(corpus, encode_all, columns, max_length, bar) for corpus in corpora]
-    for path, digest in digests.items():
-        if _stamp(path) != digest["stamp"]:
+    for path, known in digests.items():
+        if stamp(path) != known["stamp"]:
             raise UserError(f"{path} was changed while it was read. Run the same command again.")
     return pairs
 

@@ -10,11 +10,17 @@ import numpy as np
 from ..config import TSV, Config, Plain
 from ..models.batches import Batch, Sequences, padded_batch
 from ..run.directory import Run
+from ..support.errors import log
 from ..support.signals import run_interruptibly
 from ..text import codec, corpus
 from ..text.codec import Codec
 from ..text.tokenizers import seed_sampling
+from ..text.vocab import EOS, UNK
 from . import cache
+
+Evaluated = tuple[list[str], list[list[str]]]  # sources, and the references of each
+FEW_UNKNOWN = 0.03  # of the tokens
+SAMPLE_IDS = 10_000_000  # in which UNK is counted
 
 
 def prepare(config: Config, run: Run) -> tuple[Codec, Codec]:
@@ -34,6 +40,24 @@ def training_pairs(config: Config) -> Iterator[corpus.Pair]:
     """Every training pair once, whatever its corpus's weight; pairs with a blank side are left out."""
     for part in config.data.train:  # reading the data will warn
         yield from corpus.read_pairs(part, skip_blank=True, warn=False)
+
+
+def warn_of_unknown(config: Config, data: ParallelData, validation: Evaluated) -> None:
+    """Say which share of the tokens is not in the vocabularies, if that is more than a few, and whose these are."""
+    lines = validation[0], [references[0] for references in validation[1]]
+    for number, (name, side) in enumerate(zip(("source", "target"), data.codecs)):
+        ids = (data.source, data.target)[number].values[:SAMPLE_IDS]
+        rates = {"data.train": int(np.sum(ids == UNK)) / max(int(np.sum(ids != EOS)), 1)}
+        rates["data.validation"] = codec.coverage(side, lines[number]).unknown_rate
+        if max(rates.values()) > FEW_UNKNOWN:
+            shares = " and ".join(f"{rate:.1%} in {key}" for key, rate in rates.items())
+            whose = (
+                f"the vocabulary of {config.init_from}" if config.init_from else "its vocabulary"
+            )
+            log.warning(
+                f"Of the {name} tokens, {shares} are not in {whose}, but UNK: the model can neither tell these words apart "
+                "nor write them. A run with tokenizer: subword and a vocabulary of its own can."
+            )
 
 
 class ParallelData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..config import Training
 from ..models.base import named_tensors
 from ..models.batches import Batch
 from ..support.errors import UserError
@@ -74,6 +76,19 @@ def overflows(update: int, scale: float) -> UserError:
         f"Update {update}: gradients overflow fp16 even where losses are scaled by {scale:.1g}, at which small gradients "
         "become 0. Updates that overflowed were left out, and nothing was spoilt. Set training.precision to bf16, which has "
         "the range of float32, or to float32, and name a new run with --run; or lower training.optimizer.learning_rate."
+    )
+
+
+def diverged(loss: float, vocabulary: int, settings: Training) -> str:
+    """What to tell of a training that has become worse than guessing; ``loss`` is that of the validation."""
+    rates = settings.optimizer.model_dump(include={"learning_rate", "matrix_learning_rate"})
+    named = " and ".join(
+        f"training.optimizer.{key} (it is {rate:g})" for key, rate in rates.items()
+    )
+    return (
+        f"The loss, {loss:.4g}, is above {math.log(vocabulary):.4g}, that of a guess among {vocabulary:,} tokens: this "
+        f"training has diverged, and no checkpoint of it counts as the best. Lower {named}, or lengthen "
+        f"training.schedule.warmup_updates (it is {settings.schedule.warmup_updates}), in a new run."
     )
 
 

@@ -70,7 +70,8 @@ class Logbook:
     ) -> None:
         """Write an entry for a validation that took ``seconds``, in which no updates were made."""
         self.started += seconds
-        results = {"validation": values, "best": best, "examples": examples}
+        data = self.progress.data.get("validation", "")
+        results = {"validation": values, "best": best, "data": data, "examples": examples}
         self._write("validation", results, values, {"validation_seconds": round(seconds, 2)})
         parts = [f"update {self.progress.update:,}", "validation"]
         parts += [f"{name} {value:.4g}" for name, value in values.items()]

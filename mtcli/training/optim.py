@@ -137,6 +137,9 @@ def step(optimizers: list[Optimizer], finite: Tensor) -> None:
         optimizer.step()
 
 
+WARMUP_AGAIN = 0.1  # of what is added to a training that had ended
+
+
 class Schedule:
     """Which share of the peak learning rate an update uses. This one is constant after warm-up.
 
@@ -150,9 +153,12 @@ class Schedule:
         self.config = config
         self.state: dict[str, Any] = {}  # JSON: what has to be saved to resume
 
-    def factor(self, update: int, progress: float) -> float:
+    def factor(self, update: int, progress: float, again: bool = False) -> float:
+        """The share; ``again``: of a schedule that was begun once more, whose warm-up is never more than a tenth."""
         warmup = self.config.warmup_updates
         warm = min(1.0, (update + 1) / warmup) if warmup else 1.0
+        if again:
+            warm = max(warm, min(1.0, progress / WARMUP_AGAIN))
         return warm * self.after_warmup(update, progress)
 
     def after_warmup(self, update: int, progress: float) -> float:

@@ -22,11 +22,11 @@ from . import optim
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[int | float, Field(gt=-(2**63), lt=2**63)]
 COOLING = 0.1  # after patience runs out, a schedule ends within this share of the updates so far
-NEWER = {
-    "cooling_from",
-    "cooling_share",
-    "micro_batch_tokens",
-}  # what checkpoints of earlier versions lack
+NEW_UPDATES = 10
+NEWER = {  # what checkpoints of earlier versions lack
+    *("cooling_from", "cooling_share", "micro_batch_tokens"),
+    *("guessing", "ended", "start", "start_seconds", "data"),
+}
 
 
 class Progress(BaseModel):
@@ -45,6 +45,11 @@ class Progress(BaseModel):
     cooling_from: Count = 0  # the update at which patience ran out; 0: it has not
     cooling_share: Annotated[Number, Field(ge=0)] = 0.0  # of training, that was done then
     micro_batch_tokens: Count | None = None  # found to fit; None: all of an update does
+    guessing: bool = False  # at the last line of the log the model was worse than any guess
+    ended: list[Number | None] = []  # the limits at whose end training was
+    start: Count = 0  # the update and the seconds after which the present schedule began
+    start_seconds: Annotated[Number, Field(ge=0)] = 0.0
+    data: dict[str, str] = {}  # digests of the training and validation data
     log_size: Count = 0
     tally_updates: Count = 0
     tally: list[list[Number]] = []  # the sums of each process
@@ -65,6 +70,7 @@ class Progress(BaseModel):
             progress = cls(update=saved.update + 1)
         if (
             progress.update != saved.update
+            or progress.start > progress.update
             or cls.model_fields.keys() - saved.state.keys() - NEWER
             or progress.schedule.keys() != schedule.keys()
             or progress.scaler.keys() != scaler.keys()
@@ -76,13 +82,15 @@ class Progress(BaseModel):
     def share_done(self, settings: Training, updates_per_epoch: int) -> float:
         """The share of training that is done, 0 to 1: by updates, epochs or minutes, whichever ends first.
 
-        After patience runs out, the remaining share is done within COOLING of the updates so far.
+        Of a training that was made longer after its end, the share of what was added. After patience runs out, the
+        remaining share is done within COOLING of the updates so far.
         """
+        updates, seconds = self.update - self.start, self.seconds - self.start_seconds
         epochs = max(1, round((settings.max_epochs or 0) * updates_per_epoch))  # in updates
         shares = [
-            self.update / (settings.max_updates or math.inf),
-            self.update / (epochs if settings.max_epochs else math.inf),
-            self.seconds / 60 / (settings.max_minutes or math.inf),
+            _share(updates, (settings.max_updates or math.inf) - self.start),
+            _share(updates, (epochs if settings.max_epochs else math.inf) - self.start),
+            _share(seconds, 60 * (settings.max_minutes or math.inf) - self.start_seconds),
         ]
         if self.cooling_from:
             cooled = (self.update - self.cooling_from) / max(1, round(self.cooling_from * COOLING))
@@ -95,6 +103,41 @@ class Progress(BaseModel):
         if self.index < 0:
             self.epoch, self.index = self.epoch - 1, self.index + updates_per_epoch
 
+    def warm(self, settings: Training) -> bool:
+        """Whether warm-up is over, and a model no longer new: then it may be as bad as a guess."""
+        return self.update - self.start > max(settings.schedule.warmup_updates, NEW_UPDATES)
+
+    def describe_best(self, metric: str) -> dict[str, Any] | None:
+        """What best.json says of the best validation by ``metric``; None before the first."""
+        if self.best is None:
+            return None
+        data = self.data.get("validation", "")
+        return {"update": self.best_update, "metric": metric, "value": self.best, "data": data}
+
+    def restart(self) -> None:
+        """Begin a new schedule here: training was at its end, and then its limits were changed."""
+        self.start, self.start_seconds, self.ended = self.update, self.seconds, []
+        self.waited, self.cooling_from, self.cooling_share = 0, 0, 0.0
+
+    def change_data(self, digests: dict[str, str]) -> list[str]:
+        """From here on there are these data. Returns which are other ones than before.
+
+        Other training data begin a new epoch. On other validation data there is no best yet, and patience begins again.
+        """
+        changed = [
+            role for role, digest in digests.items() if self.data.get(role, digest) != digest
+        ]
+        self.data = digests
+        if "train" in changed:
+            self.epoch, self.index = self.epoch + (self.index > 0), 0
+        if "validation" in changed:
+            self.best, self.best_update, self.waited, self.due = None, 0, 0, True
+            if "waited" in self.schedule:
+                self.schedule["waited"] = 0
+            if not self.ended:
+                self.cooling_from, self.cooling_share = 0, 0.0
+        return changed
+
     def compare(self, value: float, lower_is_better: bool) -> bool:
         """Whether the score of a validation is the best so far, which is remembered."""
         sign = -1 if lower_is_better else 1
@@ -104,6 +147,10 @@ class Progress(BaseModel):
             return True
         self.waited += 1
         return False
+
+
+def _share(done: float, all: float) -> float:
+    return done / all if all > 0 else 1.0
 
 
 class Tally:

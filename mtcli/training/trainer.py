@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from contextlib import closing, suppress
@@ -28,15 +29,14 @@ from ..support.signals import Interrupted, Signals
 from ..text import corpus
 from . import diagnosis, memory, optim, traces
 from .ahead import Ahead
-from .data import ParallelData, prepare
+from .data import ParallelData, prepare, warn_of_unknown
 from .logbook import Logbook
 from .plan import MicroBatch, Plan
 from .state import Progress, Tally, load_optimizers, optimizer_tensors
 from .step import TrainStep, average_and_clip
-from .validation import answer_share, merge
+from .validation import answer_share, keep_alignment, merge
 
 LOOK_EVERY = 10  # updates between two looks at a device that is not the CPU; several processes agree there on how to go on
-ALIGNED = 500  # validation pairs by which the head is found that aligns best
 
 
 class Trainer:
@@ -57,6 +57,10 @@ class Trainer:
         with distributed.main_first():
             self.codecs = prepare(config, run)
             self._read_data()
+            if self.is_main:
+                run.record_data()
+                run.record_versions(devices.versions(device))
+        self.data_digests = run.record.digests()
         self._build_model()
         self.optimizers = optim.build(self.model, self.settings.optimizer)
         self.schedule = optim.SCHEDULES[self.settings.schedule.type](self.settings.schedule)
@@ -71,15 +75,21 @@ class Trainer:
         self.skips = fp16 or self.settings.non_finite == "skip"
         engine = TorchEngine(self.model, device, self.autocast)
         self.translator = Translator(engine, self.codecs, config)
-        self.progress, self.tally = Progress(), Tally(device)
-        self.stop, self.save_due = 0, False  # stop: the signal on which all processes agreed
+        self.progress, self.tally = Progress(data=self.data_digests), Tally(device)
+        self.limits = [
+            self.settings.max_updates,
+            self.settings.max_epochs,
+            self.settings.max_minutes,
+        ]
+        self.resumed = self.save_due = False
+        self.stop = 0  # the signal on which all processes agreed
 
     def _read_data(self) -> None:
-        config, folder = self.config.data, self.run.path / "cache"
-        self.data = ParallelData(config.train, self.codecs, config.max_length, folder)
-        self.sources, self.references = corpus.read_evaluation(config.validation)
+        config, folder = self.config, self.run.path / "cache"
+        self.data = ParallelData(config.data.train, self.codecs, config.data.max_length, folder)
+        self.sources, self.references = corpus.read_evaluation(config.data.validation)
         if not self.sources:
-            name = configs.name_of(config.validation)
+            name = configs.name_of(config.data.validation)
             raise UserError(f"{name} is empty; validation needs at least one pair.")
         self.plan = Plan(self.data, self.settings)
         self.batches = Ahead(self.plan, self.device)
@@ -89,6 +99,7 @@ class Trainer:
             f"{len(self.sources):,} validation pairs; {self.plan.updates_per_epoch:,} updates an epoch; "
             f"padding {source_padding:.1%} of source and {target_padding:.1%} of target positions"
         )
+        warn_of_unknown(config, self.data, (self.sources, self.references))
 
     def _build_model(self) -> None:
         sizes = [len(side.vocabulary) for side in self.codecs]
@@ -106,11 +117,18 @@ class Trainer:
             with distributed.contact():
                 self.step = DistributedDataParallel(self.train_step, gradient_as_bucket_view=True)
 
-    def train(self) -> None:
-        """Run to the end. Where a signal asks to stop, save and raise Interrupted."""
-        try:
+    def resume(self) -> None:
+        """Restore the newest checkpoint that is not damaged, if there is one. Done once; `train` does it too."""
+        if not self.resumed:
             with self.signals, self.signals.held():
                 self._resume()
+            self.resumed = True
+
+    def train(self) -> None:
+        """Run to the end. Where a signal asks to stop, save and raise Interrupted."""
+        self.resume()
+        try:
+            with self.signals, self.signals.held():
                 if not self.finished():
                     if self.fits_memory and not self.progress.update:
                         compute = partial(self._add_gradients, self.train_step)
@@ -121,9 +139,11 @@ class Trainer:
                         self.logbook = Logbook(self.run, self.settings, bar, self.progress, updates)
                         with closing(self.logbook):
                             self._loop()
+                elif not self.progress.ended:  # saved by a version that did not note it
+                    self._write_checkpoint()
                 elif alignment.kept(self.run):
                     return
-                self._find_alignment()
+                keep_alignment(self.run, self.codecs, self.sources, self.references, self.device)
         finally:
             self.step = self.train_step  # DistributedDataParallel would keep the process group
 
@@ -145,7 +165,8 @@ class Trainer:
         """One optimizer step on the pairs of ``rows``."""
         started, progress = time.perf_counter(), self.progress
         devices.choose_products(self.device)  # a validation may have chosen otherwise
-        factor = self.schedule.factor(progress.update, self.share_done())
+        first = progress.start
+        factor = self.schedule.factor(progress.update - first, self.share_done(), again=first > 0)
         optim.set_learning_rate(self.optimizers, factor)
         self.model.zero_grad()
         while True:
@@ -248,22 +269,10 @@ class Trainer:
     def _log_training(self) -> None:
         self._check_finite()
         means, rate = self.tally.means(), self.optimizers[-1].param_groups[0]["lr"]
+        self.progress.guessing = self._is_guess(means)
         if self.is_main:
             self.logbook.training(rate, means, self.share_done())
         self.tally = Tally(self.device)
-
-    def _find_alignment(self) -> None:
-        """Keep with the run which head of its best checkpoint aligns best, on the validation data."""
-        if not self.is_main:
-            return
-        sides = self.sources, [references[0] for references in self.references]
-        ids = zip(*(side.encode_all(lines) for side, lines in zip(self.codecs, sides)))
-        longest = self.config.data.max_length + 1
-        pairs = [pair for pair in ids if max(map(len, pair)) <= longest]
-        sizes = [len(side.vocabulary) for side in self.codecs]
-        engine = TorchEngine.load([self.run], sizes, self.device)
-        if head := alignment.find(engine, pairs[:ALIGNED]):
-            alignment.keep(self.run, head)
 
     def share_done(self) -> float:
         return self.progress.share_done(self.settings, self.plan.updates_per_epoch)
@@ -294,7 +303,7 @@ class Trainer:
             values = evaluation.score(self.translator, answers, self.references, names).values()
         values, seconds = distributed.broadcast_json([values, time.perf_counter() - started])
         progress.due = False
-        better = self._compare(values[settings.best_by])
+        better = self._compare(values)
         progress.seconds += seconds
         if self.is_main:
             shown = zip(self.sources, answers.hypotheses, self.references)
@@ -312,9 +321,20 @@ class Trainer:
         beam_size = self.settings.validation_beam_size
         return traces.keep(self.translator, shown, beam_size) if shown else None
 
-    def _compare(self, value: float) -> bool:
-        """Whether a score is the best so far. Without a new best, patience runs out."""
-        progress = self.progress
+    def _is_guess(self, values: dict[str, float]) -> bool:
+        """Whether the model is worse than all tokens being equally probable, though warm-up is over."""
+        vocabulary = len(self.codecs[1].vocabulary)
+        return self.progress.warm(self.settings) and values["perplexity"] > vocabulary
+
+    def _compare(self, values: dict[str, float]) -> bool:
+        """Whether a validation is the best so far; one of a diverged training is not. Without a new best, patience
+        runs out."""
+        progress, value = self.progress, values[self.settings.best_by]
+        guessing = self._is_guess(self.tally.means()) if self.tally.updates else progress.guessing
+        if guessing and self._is_guess(values):
+            value = math.nan
+            size = len(self.codecs[1].vocabulary)
+            log.warning(diagnosis.diverged(values["loss"], size, self.settings))
         better = progress.compare(value, self.settings.best_by in evaluation.LOWER_IS_BETTER)
         if self._out_of_patience() and self.schedule.ends and not progress.cooling_from:
             progress.cooling_share, progress.cooling_from = self.share_done(), progress.update
@@ -333,6 +353,7 @@ class Trainer:
 
     def _write_checkpoint(self) -> None:
         progress = self.progress
+        progress.ended = self.limits if self.finished() else []
         progress.schedule = self.schedule.state
         progress.scaler = self.scaler.state_dict()
         progress.tally = distributed.gather_json(self.tally.sums.tolist())
@@ -348,15 +369,11 @@ class Trainer:
         self.saved_at, self.save_due = time.perf_counter(), False
 
     def _record_best(self) -> None:
-        progress, metric = self.progress, self.settings.best_by
-        if progress.best is not None:
-            best = {"update": progress.best_update, "metric": metric, "value": progress.best}
-            self.run.set_best(best)
+        self.run.set_best(self.progress.describe_best(self.settings.best_by))
 
     def _resume(self) -> None:
-        """Restore the newest checkpoint that is not damaged, if there is one."""
         load = partial(self.run.load_checkpoint, training=True, model=self.form)
-        saved = load("newest") if self.is_main and self.run.checkpoints() else None
+        saved = load("last") if self.is_main and self.run.checkpoints() else None
         update = distributed.broadcast_json(saved and saved.update)
         if update is None:
             if self.is_main:
@@ -367,12 +384,12 @@ class Trainer:
         progress = Progress.restore(saved, self.schedule.state, self.scaler.state_dict())
         self.progress = progress
         self.plan.limit = self.settings.micro_batch_tokens or progress.micro_batch_tokens
-        updates = len(self.plan.epoch(progress.epoch))
-        if progress.index > updates:
-            raise UserError(
-                f"Checkpoint {saved.update} is at update {progress.index} of an epoch that has only {updates}: "
-                "data.train is not what it was. Name another directory with --run."
-            )
+        changed = progress.change_data(self.data_digests)
+        if longer := self.schedule.ends and progress.ended not in ([], self.limits):
+            progress.restart()
+        if progress.index > len(self.plan.epoch(progress.epoch)):
+            told = f"Checkpoint {saved.update}: update {progress.index} of its epoch is not in data.train"
+            raise UserError(f"{told}, which is not what it was. Name another directory with --run.")
         load_into(self.model, saved.model)
         if saved.tensors:  # none before the first step
             config = self.settings.optimizer
@@ -384,8 +401,12 @@ class Trainer:
             self._record_best()  # a kill may have come between the checkpoint and this
             self.run.truncate_log(progress.log_size)
             self.run.drop_traces(progress.update)
+            if changed:
+                self.run.append_log({"update": progress.update, "changed_data": changed})
         if not self.finished():
-            log.info(f"continuing from update {progress.update:,}")
+            log.info(
+                f"continuing from update {progress.update:,}{', with a new schedule' * longer}"
+            )
 
     def _check_finite(self) -> None:
         """Look at the device. Raises UserError at a gradient that is not finite, or at too many that fp16 cannot hold."""
@@ -404,7 +425,7 @@ class Trainer:
             if progress.update:
                 self._write_checkpoint()
         elif self.run.checkpoints():  # earlier weights are the best there are to look at
-            saved = self.run.load_checkpoint("newest", training=False, model=self.form)
+            saved = self.run.load_checkpoint("last", training=False, model=self.form)
             load_into(self.model, saved.model)
         rows = self.plan.epoch(progress.epoch)[progress.index]
         reports = distributed.gather_json(self._find_not_finite(rows, progress.update))
