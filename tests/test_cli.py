@@ -475,6 +475,10 @@ def test_output_goes_into_devices_and_pipes_and_to_what_a_link_leads_to(folder):
         assert (place / name).is_symlink()
     assert (place / "there/new").read_bytes() == expected == (place / "there/file").read_bytes()
     assert (place / "there/file").stat().st_mode & 0o777 == 0o640
+    mtcli(folder, "look", "--run", "runs/tiny", "--html", place / "link", "--", "abc")
+    assert (place / "link").is_symlink() and b"<html" in (place / "there/file").read_bytes()
+    assert (place / "there/file").stat().st_mode & 0o777 == 0o640
+    (place / "there/file").write_bytes(expected)
     with subprocess.Popen(["cat", place / "pipe"], stdout=subprocess.PIPE) as reader:
         mtcli(folder, *TRANSLATE, "--output", place / "pipe")
         assert reader.stdout.read() == expected

@@ -129,15 +129,15 @@ def _write(
     from ..support import files
 
     if svg:
-        files.replace_file(svg, picture.draw(traces, choice, "svg"))
+        files.write_output(svg, picture.draw(traces, choice, "svg"))
     if png:
-        files.replace_file(png, picture.draw(traces, choice, "png"))
+        files.write_output(png, picture.draw(traces, choice, "png"))
     if html:
         asked = (choice.of(trace) for trace in traces)
         shown = [
             {**trace.as_dict(), "shown": head and asdict(head)}
             for trace, head in zip(traces, asked)
         ]
-        files.replace_file(html, page(traces[0].source.text, {"traces": shown}).encode())
+        files.write_output(html, page(traces[0].source.text, {"traces": shown}).encode())
     for path in filter(None, (svg, png, html)):
         log.info(f"written to {path}")

@@ -79,7 +79,7 @@ def _write(path: Path, made: dict[str, Any], refresh: int | None = None) -> None
 
     title = "Report: " + ", ".join(run["name"] for run in made["runs"])
     text = page(title, {"report": made}, refresh)
-    files.replace_file(path, text.encode("utf-8", "backslashreplace"))
+    files.write_output(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _bar(items: Iterable[Any], what: str, number: int | None) -> Iterable[Any]:

@@ -46,6 +46,8 @@ def replace_file(path: Path, data: bytes) -> None:
         try:
             remove(aside)
             aside.write_bytes(data)
+            with suppress(FileNotFoundError):
+                shutil.copymode(path, aside)
             sync(aside)
             os.replace(aside, path)
             sync(path.parent)
@@ -211,6 +213,16 @@ def is_special(path: Path) -> bool:
     """Whether this is to be written into and cannot be replaced: a device, a pipe, an open file of a process."""
     there = os.path.lexists(path) and not path.is_file() and not path.is_dir()
     return there or _is_open_file(path)
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that the user has named: through a link, or into a device or a pipe. Raises UserError."""
+    place = follow(path)
+    if is_special(place):
+        with user_errors(path), open(place, "ab") as file:
+            file.write(data)
+    else:
+        replace_file(place, data)
 
 
 def _is_open_file(path: Path) -> bool:
