@@ -160,6 +160,14 @@ def test_loss_falls_and_validation_loss_has_no_label_smoothing(tmp_path):
     assert entries[-1]["loss"] == pytest.approx(-sum(likelihoods) / len(likelihoods), rel=0.2)
 
 
+def test_without_validation_metrics_only_the_examples_are_translated(tmp_path):
+    settings = {"validation_metrics": [], "best_by": "loss", "max_updates": 7, "examples": 2}
+    job = trainer(tmp_path, training=settings)
+    job.train()
+    (entry,) = (entry for entry in job.run.read_log() if "validation" in entry)
+    assert set(entry["validation"]) == {"loss", "perplexity"} and len(entry["examples"]) == 2
+
+
 def test_training_stops_when_patience_runs_out_and_keeps_the_best(tmp_path):
     settings = {"max_updates": 500, "validate_every": 2, "patience": 2, "schedule": "constant"}
     job = trainer(

@@ -74,9 +74,11 @@ def score(
     references: Sequence[Sequence[str]],
     names: Sequence[str],
 ) -> Result:
-    """The scores of the answers to a complete test set."""
+    """The scores of the answers to a complete test set, of which without ``names`` nothing need be translated."""
     loss = -sum(answers.log_probabilities) / sum(answers.tokens)
-    scores = metrics.score(names, answers.hypotheses, references, metric_options(translator))
+    scores = {}
+    if names:  # otherwise perhaps only a few were translated
+        scores = metrics.score(names, answers.hypotheses, references, metric_options(translator))
     return Result(answers.hypotheses, loss, scores)
 
 
