@@ -723,6 +723,19 @@ def test_precision_auto_is_float32_on_the_cpu_and_validation_uses_precision(tmp_
     job.train()
 
 
+def test_products_of_tf32_are_made_on_a_gpu_only_where_precision_says_so():
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.rnn
+    before = [place.fp32_precision for place in places]
+    try:
+        for precision, products in {"tf32": "tf32", "float32": "ieee"}.items():
+            _, dtype = devices.autocast(torch.device("cuda"), precision)
+            assert dtype is None
+            assert [place.fp32_precision for place in places] == [products] * 2
+    finally:
+        for place, value in zip(places, before):
+            place.fp32_precision = value
+
+
 @pytest.mark.parametrize(
     ("name", "found"), [("auto", "cpu"), ("cuda", None), ("cuda:1", None), ("gpu", None)]
 )
