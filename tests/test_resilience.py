@@ -333,7 +333,8 @@ def test_several_processes_do_what_one_does(folder, model, processes, settings):
             torch.testing.assert_close(tensor, yours[name], rtol=0, atol=1e-9)
     for mine, yours in zip(log_of(one.path), log_of(several.path), strict=True):
         mine, yours = (entry | entry.pop("validation", {}) for entry in (mine, yours))
-        assert mine.pop("examples", None) == yours.pop("examples", None)
+        for name in ("examples", "data"):
+            assert mine.pop(name, None) == yours.pop(name, None)
         assert mine == pytest.approx(yours, rel=1e-9, abs=1e-9)
 
 
