@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, strategies as st
+from hypothesis import assume, example, given, strategies as st
 
 from mtcli.config import TSV, Plain
 from mtcli.support.errors import UserError
@@ -21,9 +21,13 @@ from mtcli.text.corpus import (
     read_pairs,
     read_stream,
 )
+from mtcli.text.inspection import inspect
+from mtcli.text.writing import is_blank
 
-LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"))
-SIDE = st.sampled_from(["", " ", "\u3000", "a", "b c", " d ", "\u2028", "e\u0085f", "\r", "\ufeff"])
+LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r\0"))
+SIDE = st.sampled_from(
+    ["", " ", "\u3000", "a", "b c", " d ", "\u2028", "e\u0085f", "\r", "\ufeff", "\u200b\u200e"]
+)
 
 
 def write(path: Path, *lines: str) -> str:
@@ -36,7 +40,7 @@ def write(path: Path, *lines: str) -> str:
 
 @given(
     content=st.lists(
-        st.one_of(LINE, st.sampled_from(["\n", "\r\n", "\ufeff", "\r", "\u2028"]))
+        st.one_of(LINE, st.sampled_from(["\n", "\r\n", "\ufeff", "\ra\n", "\u2028", "abcdef\0"]))
     ).map("".join)
 )
 @example(content="")
@@ -60,12 +64,14 @@ def test_any_bytes_give_lines_or_a_user_error(content):
         assert "".join(read_stream(io.BytesIO(content), "text")).count("\n") == 0
     except UserError as error:
         assert str(error).startswith("text:")
-        with pytest.raises(UnicodeDecodeError):
-            content.decode()
+        if content.count(b"\r") < 2 and b"\0" not in content:
+            with pytest.raises(UnicodeDecodeError):
+                content.decode()
 
 
 @given(chunks=st.lists(st.text("ab\n\r\ufeff").map(str.encode)))
 def test_lines_of_a_pipe_are_ready_as_soon_as_they_are_complete(chunks):
+    assume(max(chunk.count(b"\r") for chunk in [b"", *chunks]) * len(chunks) < 2)
     reader, writer = os.pipe()
     sent, got = b"", []
     with open(reader, "rb") as stream:
@@ -147,6 +153,7 @@ def test_invalid_utf8_raises_with_line_and_byte(tmp_path):
         (gzip.compress(os.urandom(999))[:-8] + bytes(8), "CRC check failed"),
         (gzip.compress(b"text\n" * 999)[:10] + b"\xff" * 50, "invalid"),
     ],
+    ids=["plain", "cut", "checksum", "stream"],  # the bytes hold the time: workers would disagree
 )
 def test_damaged_gzip_raises_with_the_file(tmp_path, content, complaint):
     (tmp_path / "a.gz").write_bytes(content)
@@ -165,6 +172,45 @@ def test_gzip_with_a_flipped_bit_gives_its_lines_or_a_user_error(tmp_path, data)
         assert "a.gz" in str(error)
     else:
         assert lines == ["one", "two", "three"] * 9
+
+
+@pytest.mark.parametrize(
+    "content, line",
+    [
+        (b"a\tb\rc\td\re\tf\r", 1),
+        (b"one\rtwo\rthree\n", 1),
+        (b"one\r\n" + b"two\r" * 9, 2),
+        (b"a\nb\nc\nd\re\rf\rg\rh\ri", 4),
+    ],
+)
+def test_lines_that_end_in_carriage_returns_are_refused(tmp_path, content, line):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(UserError, match=rf"a:{line}: .* carriage returns .* tr '\\r' '\\n'"):
+        list(read_lines(tmp_path / "a"))
+
+
+def test_a_carriage_return_here_and_there_is_part_of_its_line(tmp_path):
+    (tmp_path / "a").write_bytes(b"one\rtwo\nthree\nfour\rfive\r\nsix")
+    assert list(read_lines(tmp_path / "a")) == ["one\rtwo", "three", "four\rfive", "six"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32-le"])
+@pytest.mark.parametrize(
+    "text", ["apple\tpear\nfig\tplum\n", "кот\tcat\nпёс\tdog\n", "猫 a\tcat b\n"]
+)
+def test_utf16_is_recognised_also_without_its_mark(tmp_path, encoding, text):
+    (tmp_path / "a").write_bytes(text.encode(encoding))
+    with pytest.raises(UserError, match=r"a:[12]: .* looks like UTF-16.* iconv -f UTF-16") as error:
+        list(read_lines(tmp_path / "a"))
+    assert ("without its byte order mark" in str(error.value)) == (encoding != "utf-16")
+
+
+def test_line_ends_that_were_converted_twice_give_one_warning(tmp_path, caplog):
+    (tmp_path / "a").write_bytes(b"one\r\r\ntwo\r\r\n")
+    for _ in range(2):
+        assert list(read_lines(tmp_path / "a")) == ["one\r", "two\r"]
+    [record] = caplog.records
+    assert record.message.startswith(f"{tmp_path / 'a'}: lines end in ")
 
 
 def test_a_file_that_cannot_be_opened_raises_with_its_path(tmp_path):
@@ -250,7 +296,7 @@ def test_line_n_of_the_source_stays_with_line_n_of_the_target(tmp_path, rows):
             [row[0] for row in expected],
             [[row[1]] for row in expected],
         )
-        kept = [row for row in expected if row[0].strip() and row[1].strip()]
+        kept = [row for row in expected if not is_blank(row[0]) and not is_blank(row[1])]
         if kept:
             assert list(read_pairs(corpus, skip_blank=True)) == kept
 
@@ -261,6 +307,55 @@ def test_skipped_pairs_are_counted_in_one_warning(tmp_path, caplog):
         assert len(list(read_pairs(TSV(path=path), skip_blank=True))) == 2
     [record] = caplog.records
     assert record.message == f"{path}:2: a side of this pair is blank; 2 such pairs of 4 skipped."
+
+
+@pytest.mark.parametrize(
+    "read", [lambda part: list(read_pairs(part, skip_blank=True)), read_evaluation]
+)
+def test_the_first_row_with_another_number_of_fields_is_named_once(tmp_path, caplog, read):
+    path = write(tmp_path / "a.tsv", "a\tb", "c\td", "e\tf\tg", "h\ti", "j\tk\tl", "m\tn\to\tp")
+    read(TSV(path=path))
+    [record] = caplog.records
+    assert record.message.startswith(
+        f"{path}:3: this row has 3 fields, most have 2; 3 such rows of 6."
+    )
+    caplog.clear()
+    read(TSV(path=write(tmp_path / "b.tsv", "a\tb\tCC", "c\td\tCC")))
+    assert not caplog.records
+
+
+PAIRS = [(f"le chat {number}", f"the cat {number}") for number in range(40)]
+
+
+@pytest.mark.parametrize(
+    "rows, said",
+    [
+        ([("source", "Target"), *PAIRS], "1: this looks like the header of a table"),
+        ([("French", "en"), *PAIRS], "1: this looks like the header of a table"),
+        ([(f'"{s}"', f'"{t}"') for s, t in PAIRS], "1: every target is in quotes, as in CSV"),
+        ([("id", "x"), *enumerate(t for _, t in PAIRS)], "1: every source is a number"),
+        (
+            [(s, "eng") for s, _ in PAIRS],
+            "1: 40 pairs have only 1 different targets, such as 'eng'",
+        ),
+    ],
+)
+def test_what_looks_like_no_sentences_is_named_before_training(tmp_path, caplog, rows, said):
+    path = write(tmp_path / "a.tsv", *("\t".join(map(str, row)) for row in rows))
+    inspect(TSV(path=path), ("fr", "en"))
+    assert f"{path}:{said}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [PAIRS, PAIRS[:1], [("apple", "苹果"), ("2", "两")], [('"a"', "b"), ("c", '"d"'), ("e", "f")]],
+)
+def test_the_first_pair_is_shown_and_sentences_give_no_warning(tmp_path, caplog, rows):
+    path = write(tmp_path / "a.tsv", "\t", *map("\t".join, rows))
+    with caplog.at_level(logging.INFO):
+        inspect(TSV(path=path), ("fr", "en"))
+    [record] = caplog.records
+    assert record.message == f"{path}:2: {rows[0][0]!r} is translated as {rows[0][1]!r}"
 
 
 # -------------------------------------------------------------------------------------------------------- evaluation

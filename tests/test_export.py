@@ -182,13 +182,11 @@ def test_limits_are_each_sentences_own_and_options_mean_the_same(three, options)
         **{key: value for key, value in options.items() if key != "prefix"}
     ).lengths
     for beam in theirs.translate(SOURCES[:80], n_best=3, attention=True, **options):
+        length = len(theirs.codecs[0].tokenize(beam.source))
         for each in beam.hypotheses:
-            assert len(each.tokens) <= max(
-                most(len(beam.source))[1], len(options.get("prefix", ""))
-            )
+            assert len(each.tokens) <= max(most(length)[1], len(options.get("prefix", "")))
             assert (
-                len(each.attention) == len(each.tokens) + 1
-                and len(each.attention[0]) == len(beam.source) + 1
+                len(each.attention) == len(each.tokens) + 1 and len(each.attention[0]) == length + 1
             )
             assert [sum(row) for row in each.attention] == pytest.approx(
                 [1.0] * len(each.attention), abs=1e-4
@@ -350,6 +348,13 @@ def test_unknown_keys_in_the_config_of_an_export_are_ignored_with_a_warning(
     older = Translator.load(tmp_path / "older", "cpu")
     assert "unheard_of" in caplog.text
     assert best(older.translate(SOURCES[:5])) == best(theirs.translate(SOURCES[:5]))
+
+
+def test_exported_models_clean_and_copy_as_the_trained_one(three):
+    for translator in three[:2]:
+        texts = [SOURCES[0], f"\u200b{SOURCES[0]}\u00a0", "😀  12", "\u200e"]
+        found = [each.text for each in translator.translate(texts)]
+        assert found[0] == found[1] and found[2:] == ["😀 12", ""]
 
 
 def test_without_the_validation_files_random_tokens_are_compared(tmp_path, caplog):

@@ -14,6 +14,7 @@ import shutil
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NamedTuple
@@ -25,7 +26,10 @@ from hypothesis import example, given, settings, strategies as st
 
 from mtcli import cli, config as configs
 from mtcli.decoding import exported
+from mtcli.support.errors import UserError
 from mtcli.text import codec
+from mtcli.text.corpus import read_stream
+from mtcli.text.writing import is_blank
 
 # ------------------------------------------------------------------------------------------------------------- commands
 
@@ -120,22 +124,24 @@ BYTES = (
 
 
 def lines_of(data: bytes) -> list[str] | None:
-    """The lines of a text by the rule: LF and CR LF end them, a byte order mark at the start is none of it."""
+    """The lines of a text by the rule: LF and CR LF end them, a byte order mark at the start is none of it.
+
+    None: it is refused."""
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError:
+        list(read_stream(io.BytesIO(data), ""))
+    except (UnicodeDecodeError, UserError):
         return None
     lines = text.split("\n")
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def first_bad_line(data: bytes) -> int:
-    for number, line in enumerate(data.split(b"\n"), 1):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError:
-            return number
-    raise AssertionError
+    read = 0
+    with suppress(UserError):
+        for _ in read_stream(io.BytesIO(data), ""):
+            read += 1
+    return read + 1
 
 
 @given(data=BYTES)
@@ -149,14 +155,14 @@ def test_translate_gives_line_for_line_or_names_the_bad_one(work, data):
     done = mtcli("translate", "--run", "runs/tiny", "--json", stdin=data)
     if expected is None:
         assert done.status == 1 and done.stdout == b""
-        assert f"stdin:{first_bad_line(data)}: byte " in done.stderr
+        assert f"stdin:{first_bad_line(data)}: " in done.stderr
         return
     assert done.status == 0
     told = [json.loads(line) for line in done.lines]
     assert [each["source"] for each in told] == expected
     assert [each["line"] for each in told] == list(range(1, len(expected) + 1))
     texts = [each["hypotheses"][0]["text"] for each in told]
-    assert all(not text for text, line in zip(texts, expected) if not line.strip())
+    assert all(not text for text, line in zip(texts, expected) if is_blank(line))
     (work / "in").write_bytes(data)
     (work / "in.gz").write_bytes(gzip.compress(data))
     for name in ("in", "in.gz"):
@@ -231,7 +237,7 @@ def test_training_learns_from_a_text_or_names_what_is_wrong(work, rows, tokenize
     )  # fmt: skip
     lines = lines_of((work / "any.tsv").read_bytes())
     usable = lines and all("\t" in line for line in lines)
-    usable = usable and any(all(field.strip() for field in line.split("\t")[:2]) for line in lines)
+    usable = usable and any(not any(map(is_blank, line.split("\t")[:2])) for line in lines)
     assert (done.status == 0) == bool(usable), done.stderr
     assert done.status == 0 or "any.tsv" in done.stderr
 

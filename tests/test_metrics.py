@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import typing
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -189,15 +190,67 @@ def test_better_text_scores_better_in_the_direction_the_metric_says(name: str) -
         ("de_DE", "13a"),
         ("th", "char"),
         ("tha_Thai", "char"),
+        ("Thai", "char"),
+        ("my", "char"),
+        ("mn-CN", "13a"),
     ]
     + [
         (code, "zh")
-        for code in ("zh", "ZH", "zh-CN", "zh_TW", "zho", "cmn", "zho_Hans", "cmn-Hant", "chi")
+        for code in (
+            "zh",
+            "ZH",
+            "zh-CN",
+            "zh_TW",
+            "zho",
+            "cmn",
+            "zho_Hans",
+            "cmn-Hant",
+            "chi",
+            "cn",
+            "Chinese",
+        )
     ],
 )
 def test_the_tokenizer_follows_the_target_language(language: str | None, expected: str) -> None:
     assert bleu_tokenizer(language) == expected
     assert bleu_tokenizer(language, "intl") == "intl"  # unless one is wanted
+
+
+@pytest.mark.parametrize("language", [None, "en", "Klingon"])
+def test_references_without_spaces_are_scored_as_their_language_with_one_warning(
+    language, caplog
+) -> None:
+    options, known = Options(target_language=language), Options(target_language="zh")
+    names = ["bleu", "ter"]
+    for _ in range(2):
+        found = metrics.score(names, CHINESE_HYPOTHESES, CHINESE, options)
+        assert found == metrics.score(names, CHINESE_HYPOTHESES, CHINESE, known)
+    systems = [("a", CHINESE_HYPOTHESES), ("b", CHINESE_HYPOTHESES)]
+    row = compare(systems, CHINESE, ["bleu"], options, samples=2)[0]
+    assert row.value == found["bleu"].value > 0 and "tok:zh" in row.signature
+    [record] = caplog.records
+    assert "without spaces between words (language zh)" in record.message
+
+
+def test_a_tokenizer_that_was_asked_for_is_used_with_a_warning_if_it_does_not_fit(caplog) -> None:
+    found = score("bleu", CHINESE_HYPOTHESES, CHINESE, Options("13a", "zh"))
+    assert "tok:13a" in found.signature and "takes for very long words" in caplog.text
+    caplog.clear()
+    score("bleu", HYPOTHESES, first(ENGLISH), Options("13a", "zh"))
+    score("bleu", CHINESE_HYPOTHESES, CHINESE, Options("char"))
+    assert not caplog.records
+
+
+def test_texts_that_look_the_same_are_scored_as_the_same_where_that_is_wanted() -> None:
+    texts = ["Il a été à l'hôtel là-bas, hélas.", "Élève préféré à Noël, déjà très âgé."]
+    other = [unicodedata.normalize("NFD", text).replace(" ", "\u00a0 ") for text in texts]
+    for name, value in (("bleu", 100), ("chrf", 100), ("ter", 0), ("exact_match", 100)):
+        assert score(name, texts, [[text] for text in other], Options(clean=True)).value == value
+        assert score(name, texts, [[text] for text in other]).value != value
+    rows = compare(
+        [("a", texts), ("b", other)], [[t] for t in texts], ["bleu"], Options(clean=True), 2
+    )
+    assert [row.value for row in rows] == [100, 100]
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from mtcli.support.errors import UserError
 from mtcli.text.tokenizers import (
     JOINER,
     TOKENIZERS,
-    UNSPACED,
     CharacterTokenizer,
     SubwordTokenizer,
     WordTokenizer,
     seed_sampling,
 )
 from mtcli.text.vocab import SPECIAL, Vocabulary
+from mtcli.text.writing import UNSPACED
 
 TEXT = [
     "the small cat sees  the large dog .",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
+from pathlib import Path
 
 import pytest
 import tiny
@@ -90,7 +92,7 @@ def test_threads_may_share_a_translator(translator):
 def test_log_probabilities_are_those_of_forced_decoding(translator):
     found = translator.translate(SOURCES, n_best=4, length_penalty={"type": "none", "alpha": 1.0})
     pairs = [(each.source, hypothesis) for each in found for hypothesis in each.hypotheses]
-    forced = translator.score((source, hypothesis.text) for source, hypothesis in pairs)
+    forced = translator.score((source, hypothesis.tokens) for source, hypothesis in pairs)
     for (_, hypothesis), tokens in zip(pairs, forced, strict=True):
         assert len(tokens) == len(hypothesis.tokens) + 1
         assert (
@@ -104,6 +106,52 @@ def test_blank_lines_stay_blank(translator):
     assert found[3].text == "" and found[1].hypotheses[0].log_probability < 0
 
 
+def test_lines_that_show_nothing_are_blank(translator):
+    lines = ["\u200b", " \ufeff\u00a0", "\u200e\u200d", "\u00ad", "\x00\x1b"]
+    for found in translator.translate(lines, n_best=2, copy_symbols=False):
+        assert found.text == "" and found.hypotheses[0].score == 0 and len(found.hypotheses) == 1
+
+
+def test_lines_without_a_letter_are_copied(translator):
+    found = translator.translate(["😀", " 12,5\u00a0%  (3) ", "3 a"], n_best=2, attention=True)
+    assert [each.text for each in found[:2]] == ["😀", "12,5 % (3)"]
+    for each in found[:2]:
+        [only] = each.hypotheses
+        assert only.score == only.log_probability == 0 and only.attention is None
+        assert "".join(only.tokens) == each.text and len(only.ids) == len(only.tokens) + 1
+    assert len(found[2].hypotheses) == 2 and found[2].hypotheses[0].log_probability < 0
+    scored = evaluate(translator, ["12", "…"], [["12"], ["…"]], ["exact_match"])
+    assert scored.hypotheses == ["12", "…"] and scored.scores["exact_match"].value == 100
+    for options in ({"copy_symbols": False}, {"prefix": "A"}):
+        assert translator.translate(["12"], **options)[0].hypotheses[0].log_probability < 0
+
+
+@given(data=st.data(), source=st.sampled_from(SOURCES))
+def test_texts_that_look_the_same_are_translated_alike(translator, data, source):
+    hidden, space = (
+        st.sampled_from(["", "", "\u200b", "\ufeff"]),
+        st.sampled_from(" \u00a0\t\u3000"),
+    )
+    other = "".join(data.draw(space if char == " " else hidden) + char for char in source)
+    one, two = translator.translate([source, f" {other}\u00a0"], beam_size=2)
+    assert one.text == two.text and scores([one]) == pytest.approx(scores([two]), abs=1e-9)
+
+
+def test_a_run_without_the_keys_goes_on_as_it_was_trained(translator, tmp_path):
+    path = Path(translator.name.rpartition(", checkpoint ")[0])
+    shutil.copytree(path, tmp_path / "old")
+    config = tmp_path / "old/config.yaml"
+    lines = config.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.split(":")[0].strip() not in ("clean", "copy_symbols")]
+    assert len(lines) == len(kept) + 2
+    config.write_text("".join(kept), encoding="utf-8")
+    old = Translator.load(tmp_path / "old", device="cpu")
+    assert old.codecs[0].tokenize(" a\u200b\t") == list(" a\u200b\t")
+    assert old.translate(["12"])[0].hypotheses[0].log_probability < 0
+    with pytest.raises(UserError, match="different source vocabularies or tokenizers"):
+        Translator.load([path, tmp_path / "old"], device="cpu")
+
+
 def test_streams_are_endless(translator, monkeypatch):
     monkeypatch.setattr(translating, "POOL_LINES", 100)
     assert len(list(islice(translator.stream(SOURCES[i % 30] for i in count()), 250))) == 250
@@ -112,14 +160,15 @@ def test_streams_are_endless(translator, monkeypatch):
 def test_unknown_characters_and_long_lines_are_translated_with_a_warning(translator, caplog):
     found = translator.translate(["苹果", "ab " * 300])
     assert len(found) == 2
-    assert "Line 2 has 900 tokens" in caplog.text
+    assert "Line 2 has 899 tokens" in caplog.text
 
 
 def test_lengths_are_kept_within_their_own_bounds(translator):
     for translation in translator.translate(
         SOURCES, min_length_ratio=1.0, max_length_ratio=1.0, max_length_offset=0
     ):
-        assert len(translation.hypotheses[0].tokens) == len(translation.source)
+        source = translator.codecs[0].tokenize(translation.source)
+        assert len(translation.hypotheses[0].tokens) == len(source)
 
 
 def test_impossible_options_are_refused(translator):

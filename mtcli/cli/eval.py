@@ -49,6 +49,7 @@ def evaluate(
     from ..decoding.evaluation import evaluate, metric_options
     from ..decoding.translator import Translator
     from ..text import corpus, metrics as text_metrics
+    from ..text.writing import is_blank
     from .output import writer
 
     translator = Translator.load(run, device, threads, checkpoint=checkpoint, processes=None)
@@ -62,8 +63,7 @@ def evaluate(
     decoding = translator.decoding(beam_size=beam_size)
     result = evaluate(translator, sources, references, names, decoding)
     empty = sum(
-        bool(source.strip()) and not text.strip()
-        for source, text in zip(sources, result.hypotheses)
+        is_blank(text) and not is_blank(source) for source, text in zip(sources, result.hypotheses)
     )
     if output:
         with writer(output) as out:

@@ -58,6 +58,7 @@ def look(
     if (svg or png or html) and not text:
         raise BadParameter("--svg, --png and --html go with sentences on the command line")
     from ..seeing.view import Choice
+    from ..text.writing import is_blank
 
     choice = Choice(kind, layer, head, mean, shifted)
     translators = _load(run or [], checkpoint or [], device, threads or 1)
@@ -67,7 +68,7 @@ def look(
             for each in translators
         ]
         for line in given_lines(text, None)[0]
-        if line.strip()
+        if not is_blank(line)
     )
     if svg or png or html:
         _write([trace for traces in found for trace in traces], choice, svg, png, html)

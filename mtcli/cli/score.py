@@ -36,7 +36,6 @@ def score(
     from .output import DIGITS, progress, to_json, writer
 
     translator = Translator.load(run, device, threads, checkpoint=checkpoint)
-    tokenizer = translator.codecs[1].tokenizer
     penalty = translator.config.decoding.length_penalty
     pairs, scored = tee(corpus.read_pairs(files, skip_blank=False))
     with (
@@ -54,7 +53,7 @@ def score(
                     "target": pair.target,
                     "score": penalised,
                     "log_probability": log_probability,
-                    "tokens": tokenizer.tokenize(pair.target),
+                    "tokens": translator.codecs[1].tokenize(pair.target),
                     "token_log_probabilities": tokens,
                 }
                 line = to_json(values)

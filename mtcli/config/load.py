@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from functools import cache, reduce
+from functools import reduce
 from operator import getitem
 from pathlib import Path as FilePath
 from typing import Any, Literal, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from ..support.errors import UserError, log
+from ..support.errors import UserError, warn_once
 from ..support.files import reason
 from .messages import Path, Problem, dotted, explain, show
 from .schema import Config
@@ -32,8 +32,11 @@ NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-
 WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None, "true": True, "True": True,
          "TRUE": True, "false": False, "False": False, "FALSE": False}  # fmt: skip
 
+NEWER = ("clean", "copy_symbols")  # keys that runs of version 0.1 lack
+
 Name = str | os.PathLike[str]  # of a file
 Unknown = Literal["error", "ignore"]  # what unknown keys are
+SomeSection = TypeVar("SomeSection", bound=Section)
 Places = dict[Path, str]  # where each value is: "configs/toy.yaml:12", in the order of the text
 
 
@@ -66,7 +69,15 @@ def loads(
         raise UserError(f"{name}:1: a configuration holds the sections {keys}; {what}.")
     for override in overrides:
         values = _override(values, places, override)
-    return _checked(values, places, name, unknown, beside)
+    config = _checked(values, places, name, unknown, beside)
+    return _as_trained(config) if unknown == "ignore" else config
+
+
+def _as_trained(section: SomeSection) -> SomeSection:
+    """Of a run: what did not exist yet when it was trained is not done."""
+    absent = {key for key in NEWER if key in type(section).model_fields} - section.model_fields_set
+    below = {name: _as_trained(part) for name, part in section if isinstance(part, Section)}
+    return section.model_copy(update={**below, **dict.fromkeys(absent, False)})
 
 
 def _checked(
@@ -82,11 +93,8 @@ def _checked(
     for *above, key in ignored:
         reduce(getitem, above, values).pop(key)
     keys = ", ".join(map(dotted, ignored[:MOST_PROBLEMS]))
-    _warn_once(f"{name}: ignored unknown keys: {keys}.")
+    warn_once(f"{name}: ignored unknown keys: {keys}.")
     return _checked(values, places, name, "error", beside)
-
-
-_warn_once = cache(log.warning)
 
 
 def _report(problems: list[Problem], places: Places) -> str:
@@ -100,9 +108,6 @@ def _report(problems: list[Problem], places: Places) -> str:
     shown = [line for _, line in sorted(lines)[:MOST_PROBLEMS]]
     more = [f"… and {len(lines) - MOST_PROBLEMS} more."] if len(lines) > MOST_PROBLEMS else []
     return "\n".join(shown + more)
-
-
-SomeSection = TypeVar("SomeSection", bound=Section)
 
 
 def replace(section: SomeSection, **changes: Any) -> SomeSection:

@@ -46,10 +46,13 @@ class Tokenizer(Section):
     type: str
     shared: bool = False
     """One tokenizer and one vocabulary for both sides."""
+    clean: bool = True
+    """Texts that look the same are the same: NFC, one space for each run of white space, none at the ends, and in the
+    source no invisible characters."""
     lowercase: bool = False
-    """Lower-case the text first."""
+    """Lower-case the text first; with `clean`, Turkish and Azerbaijani by their own rule."""
     normalization: Literal["none", "nfkc"] = "none"
-    """Unicode normalisation before everything else."""
+    """Further Unicode normalisation, of what need not look the same."""
 
 
 class CountedTokens(Tokenizer):
@@ -367,6 +370,8 @@ class Decoding(Section):
     """No sequence of this many tokens appears twice; 0: no limit."""
     generate_unknown: bool = False
     """Whether UNK may be written."""
+    copy_symbols: bool = by_size(True)
+    """A line without a letter of any script is copied. Default: unless such lines are translated in the corpus."""
     sampling: Sampling | None = None
     """Draw from the model instead of searching for the best."""
     batch_tokens: Count | None = None

@@ -15,6 +15,7 @@ from ..config import Config, Transformer
 from ..support.errors import UserError, require
 from ..text.codec import Codec
 from ..text.vocab import BOS, EOS, PAD, SPECIAL, Vocabulary
+from ..text.writing import DROPPED, is_turkic
 from .engine import Engine, Hypothesis, Ids, Maps, Request
 
 if TYPE_CHECKING:
@@ -312,6 +313,10 @@ def usage(config: Config) -> str:
     source, target = config.tokenizers
     names = ["shared"] * 2 if config.shared_vocabulary else ["source", "target"]
     text = '"A sentence."'
+    if source.clean:
+        text = f'" ".join(unicodedata.normalize("NFC", re.sub(r"[{DROPPED}]", "", {text})).split())'
+        if source.lowercase and is_turkic(config.data.source_language):
+            text += '.replace("İ", "i").replace("I", "ı")'
     if source.normalization == "nfkc":
         text = f'unicodedata.normalize("NFKC", {text})'
     program = PROGRAM.format(

@@ -89,4 +89,5 @@ def metric_options(translator: Translator) -> metrics.Options:
         tokenizer=config.evaluation.bleu_tokenizer,
         target_language=config.data.target_language,
         lowercase=config.evaluation.lowercase,
+        clean=config.tokenizers[1].clean,
     )

@@ -20,6 +20,7 @@ from ..support.errors import UserError, log, require
 from ..text import codec, corpus
 from ..text.codec import Codec
 from ..text.vocab import EOS, SPECIAL, UNK
+from ..text.writing import is_blank
 from . import ctranslate2
 from .engine import Engine, Request
 
@@ -202,7 +203,7 @@ def _sample(
     pairs = (
         (codecs[0].encode(source), codecs[1].encode(known[0]))
         for source, known in zip(sources, references)
-        if source.strip()
+        if not is_blank(source)
     )
     short = (pair for pair in pairs if max(map(len, pair)) <= longest)
     if sample := list(islice(short, SAMPLE_SENTENCES)):

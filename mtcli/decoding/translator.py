@@ -15,6 +15,7 @@ from ..support.errors import UserError, log
 from ..text import codec
 from ..text.codec import Codec
 from ..text.vocab import EOS, UNK
+from ..text.writing import has_letter, is_blank
 from . import exported, pieces
 from .alignment import Head, kept, usable, word_pairs
 from .engine import Engine, Hypothesis, Request
@@ -32,7 +33,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Translation:
     """Of one line: at least one hypothesis, best first; of a blank line, the empty text. Those of a
-    line that was split are sums over its pieces, without attention."""
+    line that was split are sums over its pieces, without attention. What no model was asked for (a
+    blank line, a line that was copied) is certain: its score is 0."""
 
     source: str
     hypotheses: list[Hypothesis]
@@ -222,7 +224,9 @@ class Translator:
             first_line += len(pool)
 
     def _pool(self, lines: list[str], first_line: int, options: Options) -> Iterator[Translation]:
-        by_line = self._pieces(lines, first_line)
+        # A translation that must begin with something is none that could be copied.
+        copies = options.request.decoding.copy_symbols and not options.request.prefix
+        by_line = self._pieces(lines, first_line, copies)
         batches = self._batches([piece for parts in by_line for piece in parts], options.request)
         results = self.engine.search_all(request for _, request in batches)
         for (batch, _), answers in zip(batches, results):
@@ -231,7 +235,8 @@ class Translator:
             if options.alignment:
                 self._align(batch)
         for line, parts in zip(lines, by_line):
-            hypotheses = _joined([piece.hypotheses for piece in parts])
+            found = [piece.hypotheses for piece in parts]
+            hypotheses = pieces.join_hypotheses(found) if found else [self._copied(line)]
             if not options.request.decoding.sampling:  # the best one of each text
                 best = {each.text: each for each in reversed(hypotheses)}
                 hypotheses = [each for each in hypotheses if best[each.text] is each]
@@ -260,7 +265,7 @@ class Translator:
         if "\n" in text:
             raise UserError(f"{place} holds a line end; give one sentence at a time.")
         try:
-            return self.codecs[side].tokenizer.tokenize(text)
+            return self.codecs[side].tokenize(text)
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
 
@@ -268,7 +273,7 @@ class Translator:
         """Tokens of source lines: all at once, which is fast, or one by one where one is wrong."""
         with suppress(UserError):
             if len(lines) > 1 and all(isinstance(line, str) and "\n" not in line for line in lines):
-                return self.codecs[0].tokenizer.tokenize_all(lines)
+                return self.codecs[0].tokenize_all(lines)
         numbered = enumerate(lines, first_line)
         return [self._tokens(0, line, f"Line {number}") for number, line in numbered]
 
@@ -281,14 +286,22 @@ class Translator:
             raise UserError(f"The prefix holds {unknown!r}, which is not in the target vocabulary.")
         return tuple(ids)
 
-    def _pieces(self, lines: list[str], first_line: int) -> list[list[Piece]]:
-        """What is translated of each line: nothing of a blank one, several pieces of a long one."""
+    def _copied(self, line: str) -> Hypothesis:
+        """The translation of a line that is not translated: itself, or nothing if it is blank."""
+        text = "" if is_blank(line) else self.codecs[0].clean(line)
+        tokens = self.codecs[1].tokenizer.tokenize(text)
+        ids = [*self.codecs[1].vocabulary.encode(tokens), EOS]
+        return Hypothesis(ids, 0.0, 0.0, text=text, tokens=tokens)
+
+    def _pieces(self, lines: list[str], first_line: int, copies: bool) -> list[list[Piece]]:
+        """What is translated of each line: nothing of one that is blank or (`copies`) has no letter,
+        several pieces of a long one."""
         side, found = self.codecs[0], []
         all_tokens = self._all_tokens(lines, first_line)
         for line, (text, tokens) in enumerate(zip(lines, all_tokens), first_line):
-            parts = [tokens] if text.strip() else []
+            parts = [] if is_blank(text) or copies and not has_letter(text) else [tokens]
             if parts and len(tokens) > self.max_length:
-                parts = pieces.cut(text, side.tokenizer.tokenize, self.max_length)
+                parts = pieces.cut(text, side.tokenize, self.max_length)
                 log.warning(
                     f"Line {line} has {len(tokens)} tokens; the model has seen no sentence of more "
                     f"than {self.max_length} (data.max_length, model.max_positions). It is "
@@ -395,25 +408,6 @@ def _pools(items: Iterable[T], ready: Callable[[], bool] | None = None) -> Itera
             pool = []
     if pool:
         yield pool
-
-
-def _joined(parts: list[list[Hypothesis]]) -> list[Hypothesis]:
-    """The hypotheses of a line from those of its pieces: the best of each, the second best, …"""
-    if len(parts) == 1:
-        return parts[0]
-    joined = []
-    for rank in range(max(map(len, parts), default=0)):
-        chosen = [hypotheses[min(rank, len(hypotheses) - 1)] for hypotheses in parts]
-        joined.append(
-            Hypothesis(
-                ids=[id for each in chosen for id in each.ids],
-                log_probability=sum(each.log_probability for each in chosen),
-                score=sum(each.score for each in chosen),
-                text=pieces.join([each.text for each in chosen]),
-                tokens=[token for each in chosen for token in each.tokens],
-            )
-        )
-    return joined or [Hypothesis([EOS], 0.0, 0.0)]
 
 
 def _shared_batches(

@@ -20,6 +20,7 @@ from ..run.directory import Run
 from ..support.errors import UserError, log
 from ..text import codec, corpus, metrics
 from ..text.codec import Codec
+from ..text.writing import is_blank
 from ..training import traces
 from .statistics import SENTENCE, Answers, Seen, buckets, summary
 from .trace import of_inside, side, trace
@@ -161,7 +162,7 @@ def _history(run: Run, codecs: tuple[Codec, Codec]) -> list[dict[str, Any]]:
 def _kept(
     name: str, kept: traces.Kept, config: Config, codecs: tuple[Codec, Codec], head: Head | None
 ) -> dict[str, Any]:
-    source = side(codecs[0], codecs[0].tokenizer.tokenize(kept.source), kept.source)
+    source = side(codecs[0], codecs[0].tokenize(kept.source), kept.source)
     sides, inside = (source, side(codecs[1], kept.tokens)), kept.inside()
     if {weights.shape[2] for weights in inside.maps.values()} - {len(source.tokens)}:
         inside.maps.clear()  # a stranger's
@@ -273,7 +274,7 @@ def _sentences(
     order = sorted(range(len(rows)), key=lambda place: min(place, last - place))
     for place in watch(order, "looking inside", len(order)):
         row, ids = rows[place], translator.codecs[0].encode(rows[place]["source"])
-        if row["source"].strip() and len(ids) <= translator.max_length + 1 and room > 0:
+        if not is_blank(row["source"]) and len(ids) <= translator.max_length + 1 and room > 0:
             row["trace"] = _small(trace(translator, row["source"]).as_dict())
             room -= len(json.dumps(row["trace"], ensure_ascii=False, separators=(",", ":")))
     return rows

@@ -19,6 +19,7 @@ from ..decoding.translator import Translator
 from ..support.errors import UserError
 from ..text.codec import Codec
 from ..text.vocab import EOS, SPECIAL
+from ..text.writing import is_blank
 
 if TYPE_CHECKING:
     from ..decoding.search import Step as SearchStep
@@ -136,7 +137,7 @@ def trace(
 
     Raises UserError for what is no sentence, and where the engine cannot do it.
     """
-    if not text.strip():
+    if is_blank(text):
         raise UserError("The sentence is empty; there is nothing to look at.")
     options = translator.decoding(**{"sampling": None, **decoding})
     if n_best > options.beam_size:
@@ -147,14 +148,14 @@ def trace(
     request = Request([ids], options, n_best=options.beam_size if n_best > 1 else 1)
     trail: list[SearchStep] | None = [] if tree else None
     found = translator.engine.search(request, trail)[0]
-    source = side(from_codec, from_codec.tokenizer.tokenize(text), text)
+    source = side(from_codec, from_codec.tokenize(text), text)
     if reference is None:
         output = found[0].ids
         target = side(codec, codec.vocabulary.decode(output))
     else:
         output = translator.encode(1, reference, "The reference")
         is_text = isinstance(reference, str)
-        tokens = codec.tokenizer.tokenize(str(reference)) if is_text else list(reference)
+        tokens = codec.tokenize(str(reference)) if is_text else list(reference)
         target = side(codec, tokens, str(reference) if is_text else None)
     inside = translator.engine.inside(ids, output, alternatives)
     return of_inside(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+from functools import cache
 from typing import Any
 
 log = logging.getLogger("mtcli")
+warn_once = cache(log.warning)  # in the life of a process, for what is read several times
 
 
 class UserError(Exception):

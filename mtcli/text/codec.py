@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from ..config import Config, Subwords
 from ..config.schema import OneTokenizer
 from ..support.errors import UserError, log
+from . import writing
 from .tokenizers import TOKENIZERS, Tokenizer
 from .vocab import EOS, UNK, Vocabulary
 
@@ -21,17 +22,33 @@ LARGE_VOCABULARY = 50_000
 
 @dataclass(frozen=True)
 class Codec:
-    """Text ⇄ ids of one side. Ids never hold PAD or BOS; ``encode`` puts EOS at the end."""
+    """Text ⇄ ids of one side. Ids never hold PAD or BOS; ``encode`` puts EOS at the end.
+
+    The codecs of two sides with one vocabulary differ in how text is cleaned.
+    """
 
     tokenizer: Tokenizer
     vocabulary: Vocabulary
+    language: str | None = None
+    is_source: bool = False
+
+    def clean(self, text: str) -> str:
+        """A text as the tokenizer gets it: the same for all that look the same, unless the config says otherwise."""
+        return _clean(text, self.tokenizer.config, self.language, self.is_source)
+
+    def tokenize(self, text: str) -> list[str]:
+        return self.tokenizer.tokenize(self.clean(text))
+
+    def tokenize_all(self, lines: Sequence[str]) -> list[list[str]]:
+        """``tokenize`` of every line; faster than one by one."""
+        return self.tokenizer.tokenize_all(list(map(self.clean, lines)))
 
     def encode(self, text: str) -> list[int]:
-        return [*self.vocabulary.encode(self.tokenizer.tokenize(text)), EOS]
+        return [*self.vocabulary.encode(self.tokenize(text)), EOS]
 
     def encode_all(self, lines: Sequence[str]) -> list[list[int]]:
         """``encode`` of every line; faster than one by one."""
-        return [[*self.vocabulary.encode(each), EOS] for each in self.tokenizer.tokenize_all(lines)]
+        return [[*self.vocabulary.encode(each), EOS] for each in self.tokenize_all(lines)]
 
     def resample(self, ids: Sequence[int]) -> list[int]:
         """Ids of a random segmentation of the text of ``ids``, if the tokenizer has several."""
@@ -39,7 +56,7 @@ class Codec:
 
     def agrees(self, other: Codec) -> bool:
         """Whether both make the same ids of the same text."""
-        keys = ("type", "algorithm", "lowercase", "normalization")
+        keys = ("type", "algorithm", "clean", "lowercase", "normalization")
         one, two = ([getattr(c.tokenizer.config, key, None) for key in keys] for c in (self, other))
         return one == two and self.vocabulary.tokens == other.vocabulary.tokens
 
@@ -51,20 +68,44 @@ class Codec:
 def learn(config: Config, read: Callable[[], Iterable[tuple[str, ...]]]) -> tuple[Codec, Codec]:
     """Train tokenizers and build vocabularies. Each call of ``read`` reads all pairs (source, target, …) again."""
 
+    languages = config.data.source_language, config.data.target_language
+
+    def clean(text: str, side: int) -> str:
+        return _clean(text, config.tokenizers[side], languages[side], side == 0)
+
     def texts(*sides: int) -> Callable[[], Iterable[str]]:
-        return lambda: (pair[side] for pair in read() for side in sides)
+        return lambda: (clean(pair[side], side) for pair in read() for side in sides)
 
     source, target = config.tokenizers
     if config.shared_vocabulary:
-        codec = _learn(source, texts(0, 1))
-        return codec, codec
-    return _learn(source, texts(0)), _learn(target, texts(1))
+        return _codecs(config, _learn(source, texts(0, 1)))
+    return _codecs(config, _learn(source, texts(0)), _learn(target, texts(1)))
 
 
-def _learn(config: OneTokenizer, read: Callable[[], Iterable[str]]) -> Codec:
+def _clean(text: str, config: OneTokenizer, language: str | None, is_source: bool) -> str:
+    if config.clean:
+        text = writing.clean(text, drop_invisible=is_source)
+        if config.lowercase and writing.is_turkic(language):
+            text = text.replace("İ", "i").replace("I", "ı")  # str.lower does the rest
+    return text
+
+
+Learnt = tuple[Tokenizer, Vocabulary]
+
+
+def _codecs(config: Config, *learnt: Learnt) -> tuple[Codec, Codec]:
+    """Of both sides, for which the same was learnt where they share a vocabulary."""
+    return (
+        Codec(*learnt[0], config.data.source_language, is_source=True),
+        Codec(*learnt[-1], config.data.target_language),
+    )
+
+
+def _learn(config: OneTokenizer, read: Callable[[], Iterable[str]]) -> Learnt:
+    """From text that is clean."""
     tokenizer = TOKENIZERS[config.type].train(config, read())
     if isinstance(config, Subwords):
-        return Codec(tokenizer, Vocabulary(tokenizer.pieces() or []))
+        return tokenizer, Vocabulary(tokenizer.pieces() or [])
     counts: Counter[str] = Counter()
     for line in read():
         counts.update(tokenizer.tokenize(line))
@@ -76,7 +117,7 @@ def _learn(config: OneTokenizer, read: Callable[[], Iterable[str]]) -> Codec:
             f"The {config.type} vocabulary has {len(vocabulary):,} tokens, most of them rare: the model will be large "
             "and know little about them. `tokenizer: subword` needs a few thousand; or set tokenizer.max_size."
         )
-    return Codec(tokenizer, vocabulary)
+    return tokenizer, vocabulary
 
 
 @dataclass(frozen=True)
@@ -100,8 +141,9 @@ def coverage(codec: Codec, lines: Iterable[str]) -> Coverage:
 
 
 def save(folder: Path, source: Codec, target: Codec) -> None:
-    """Write both sides into ``folder`` (which must exist); a shared codec is written once."""
-    sides = {"source": source, "target": target} if source is not target else {"shared": source}
+    """Write both sides into ``folder`` (which must exist); what they share is written once."""
+    shared = source.tokenizer is target.tokenizer
+    sides = {"shared": source} if shared else {"source": source, "target": target}
     for name, codec in sides.items():
         codec.tokenizer.save(folder / name)
         codec.vocabulary.save(folder / f"{name}.vocabulary.json")
@@ -111,25 +153,25 @@ def load(folder: Path, config: Config) -> tuple[Codec, Codec]:
     """Read both sides back. Raises UserError where a file is missing or damaged."""
     source, target = config.tokenizers
     if config.shared_vocabulary:
-        codec = _load(folder / "shared", source)
-        return codec, codec
-    return _load(folder / "source", source), _load(folder / "target", target)
+        return _codecs(config, _load(folder / "shared", source))
+    return _codecs(config, _load(folder / "source", source), _load(folder / "target", target))
 
 
-def _load(path: Path, config: OneTokenizer) -> Codec:
+def _load(path: Path, config: OneTokenizer) -> Learnt:
     tokenizer = TOKENIZERS[config.type].load(config, path)
     file = Path(f"{path}.vocabulary.json")
     vocabulary = Vocabulary.load(file)
     if tokenizer.pieces() not in (None, vocabulary.tokens):
         raise UserError(f"{file} is not the vocabulary of the tokenizer beside it.")
-    return Codec(tokenizer, vocabulary)
+    return tokenizer, vocabulary
 
 
 def fingerprint(source: Codec, target: Codec) -> str:
     """A hexadecimal number that differs where any text could have other ids."""
     digest = hashlib.sha256()
     for codec in (source, target):
-        digest.update(codec.tokenizer.config.model_dump_json().encode() + b"\0")
+        form = codec.tokenizer.config.model_dump_json(), str(codec.language), str(codec.is_source)
+        digest.update("\0".join(form).encode() + b"\0")
     with TemporaryDirectory() as folder:
         save(Path(folder), source, target)
         for path in sorted(Path(folder).iterdir()):

@@ -1,7 +1,8 @@
 """Sentences and sentence pairs from files: in order, none lost, none shifted.
 
 A file is UTF-8, plain or gzip (by its name, ``.gz``). Lines end at LF or CR LF and at nothing else: U+2028, U+0085,
-form feeds and single carriage returns are part of a line. A byte order mark at the start of a file is not.
+form feeds and single carriage returns are part of a line. A byte order mark at the start of a file is not. What looks
+like another encoding, or like lines that end at CR, is refused.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from ..config import TSV, Plain, files_of, name_of
-from ..support.errors import UserError, log
+from ..support.errors import UserError, log, warn_once
 from ..support.files import reason
+from .writing import is_blank
 
 LONGEST_LINE = 4 << 20  # bytes; memory grows with the longest line
 
@@ -62,25 +64,54 @@ def _open(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def read_stream(stream: Iterable[bytes], name: str) -> Iterator[str]:
-    """The lines of an open file; ``name`` is what messages call it."""
+    """The lines of an open file; ``name`` is what messages call it. Raises UserError for what is not UTF-8 or looks
+    like another kind of file."""
+    returns = 0  # carriage returns inside lines
     for number, content in enumerate(stream, 1):
+        returns += content.rstrip(b"\r\n").count(b"\r")
+        if returns > max(1, number - (not content.endswith(b"\n"))):
+            raise UserError(
+                f"{name}:{number}: up to here there are more carriage returns inside lines than line feeds: the file looks "
+                f"like one whose lines end in CR alone. Convert it: tr '\\r' '\\n' < {name} > NEW"
+            )
         if len(content) > LONGEST_LINE:
             raise UserError(
                 f"{name}:{number}: the line is longer than {LONGEST_LINE:,} bytes. A file has one sentence a line; "
                 "is it text, and do its lines end at LF?"
             )
+        if content.endswith(b"\r\r\n"):
+            warn_once(
+                f"{name}: lines end in \\r\\r\\n, as happens where line ends are converted twice; the first \\r counts as "
+                "part of the line."
+            )
         try:
             line = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"{name}:{number}: byte {error.start + 1} of the line (0x{content[error.start]:02x}) is not UTF-8. "
-                "Convert the file to UTF-8, for example with iconv."
-            ) from None
+            wrong = (
+                f"byte {error.start + 1} of the line (0x{content[error.start]:02x}) is not UTF-8"
+            )
+            raise _not_utf8(content, f"{name}:{number}", wrong) from None
+        if _looks_like_utf16(content):
+            raise _not_utf8(content, f"{name}:{number}", "it is full of NUL bytes")
         if number == 1:
             line = line.removeprefix("\ufeff")
             if not line:  # nothing but a byte order mark
                 return
         yield line.removesuffix("\n").removesuffix("\r")
+
+
+def _looks_like_utf16(content: bytes) -> bool:
+    """Whether there are NULs, and a third of the bytes are controls: in UTF-16 each second byte of most scripts is."""
+    return content.count(0) > 1 and 3 * sum(byte < 32 for byte in content) >= len(content)
+
+
+def _not_utf8(content: bytes, place: str, wrong: str) -> UserError:
+    how = "Convert the file to UTF-8, for example with iconv."
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        how = "This looks like UTF-16. Convert it: iconv -f UTF-16 -t UTF-8"
+    elif _looks_like_utf16(content):
+        how = "This looks like UTF-16 without its byte order mark. Convert it: iconv -f UTF-16LE -t UTF-8 (or UTF-16BE)"
+    return UserError(f"{place}: {wrong}. {how}")
 
 
 class Arriving:
@@ -137,11 +168,12 @@ class Arriving:
 
 def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> Iterator[Pair]:
     """The pairs of a corpus, in order; of several references the first. ``skip_blank`` leaves out pairs with a blank
-    side, and warns once, at the end. Raises UserError where sides do not match up or no pair is left.
+    side. ``warn`` warns at the end, once, of these and of rows with more or fewer fields than others. Raises UserError
+    where sides do not match up or no pair is left.
     """
     skipped, first_skipped, kept = 0, "", 0
-    for source, references, place in _read_rows(corpus):
-        if skip_blank and not (source.strip() and references[0].strip()):
+    for source, references, place in _read_rows(corpus, warn):
+        if skip_blank and (is_blank(source) or is_blank(references[0])):
             first_skipped = first_skipped or place
             skipped += 1
         else:
@@ -157,19 +189,20 @@ def read_pairs(corpus: TSV | Plain, *, skip_blank: bool, warn: bool = True) -> I
 
 
 def read_evaluation(corpus: TSV | Plain) -> tuple[list[str], list[list[str]]]:
-    """All sources, and for each its references that are not blank, or a blank one. Raises as `read_pairs` does."""
+    """All sources, and for each its references that are not blank, or a blank one. Warns and raises as `read_pairs`."""
     sources, references = [], []
-    for source, row, _ in _read_rows(corpus):
+    for source, row, _ in _read_rows(corpus, warn=True):
         sources.append(source)
-        references.append([reference for reference in row if reference.strip()] or row[:1])
+        references.append([each for each in row if not is_blank(each)] or row[:1])
     if not sources:
         raise UserError(f"{name_of(corpus)}: holds no sentence pair.")
     return sources, references
 
 
-def _read_rows(corpus: TSV | Plain) -> Iterator[tuple[str, list[str], str]]:
+def _read_rows(corpus: TSV | Plain, warn: bool) -> Iterator[tuple[str, list[str], str]]:
     """Of each line the source, the references (at least one) and the place."""
     paths = files_of(corpus)
+    widths: dict[int, list[Any]] = {}  # by number of fields: how many rows, and where the first is
     for number, lines in enumerate(_aligned(paths), 1):
         place = f"{paths[0]}:{number}"
         if isinstance(corpus, TSV):
@@ -179,12 +212,27 @@ def _read_rows(corpus: TSV | Plain) -> Iterator[tuple[str, list[str], str]]:
                     f"{place}: columns {source} and {target} are asked for, but the row has {len(fields)}. "
                     "Columns are separated by one tab."
                 )
+            widths.setdefault(len(fields), [0, place])[0] += 1
             yield fields[source - 1], [fields[target - 1]], place
         else:
             references: list[str] = []
             for path, line in zip(paths[1:], lines[1:]):
                 references += line.split("\t") if path.endswith((".tsv", ".tsv.gz")) else [line]
             yield lines[0], references, place
+    if warn and len(widths) > 1:
+        _warn_of_widths(widths)
+
+
+def _warn_of_widths(widths: dict[int, list[Any]]) -> None:
+    usual = max(widths, key=lambda width: widths[width][0])
+    total = sum(count for count, _ in widths.values())
+    width, (_, place) = next(
+        item for item in widths.items() if item[0] != usual
+    )  # first in the file
+    log.warning(
+        f"{place}: this row has {width} fields, most have {usual}; {total - widths[usual][0]:,} such rows of {total:,}. "
+        "Is there a tab inside a field? Then its columns are not what they should be."
+    )
 
 
 def _aligned(paths: list[str]) -> Iterator[tuple[str, ...]]:

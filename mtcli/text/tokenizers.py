@@ -19,11 +19,7 @@ from ..support.errors import UserError, log
 from ..support.files import reason
 from .segmentation import BPEDropout, UnigramSampling
 from .vocab import BOS, EOS, IMPOSSIBLE, PAD, SPECIAL, UNK
-
-# Scripts without spaces between words: Chinese and Japanese; and these, Thai, Lao, Tibetan, Burmese and Khmer.
-IDEOGRAPHS = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-UNSPACED = re.compile(f"[{IDEOGRAPHS}\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]")
-ALONE = re.compile(f"{UNSPACED.pattern[:-1]}\u3001-\u303f\uff01-\uffee]")  # and their punctuation
+from .writing import ALONE, IDEOGRAPHS
 
 Section = TypeVar("Section", Characters, Words, Subwords)
 

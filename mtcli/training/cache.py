@@ -34,7 +34,7 @@ from ..support.processes import Pool, cores
 from ..text.codec import Codec, fingerprint
 from ..text.corpus import Pair, count_lines, read_pairs
 
-FORMAT = 1  # to be raised when the same key would mean other files
+FORMAT = 2  # to be raised when the same key would mean other files
 CHUNK = 2000  # pairs that are encoded together
 LARGE = 64 << 20  # bytes of text above which starting more processes pays
 MOST_PROCESSES = 16  # one process reads and writes: it cannot feed more

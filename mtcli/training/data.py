@@ -14,6 +14,7 @@ from ..support.errors import log
 from ..support.signals import run_interruptibly
 from ..text import codec, corpus
 from ..text.codec import Codec
+from ..text.inspection import inspect
 from ..text.tokenizers import seed_sampling
 from ..text.vocab import EOS, UNK
 from . import cache
@@ -25,6 +26,8 @@ SAMPLE_IDS = 10_000_000  # in which UNK is counted
 
 def prepare(config: Config, run: Run) -> tuple[Codec, Codec]:
     """The run's tokenizers and vocabularies. A new run takes those of `init_from`, or learns them."""
+    for part in config.data.train:
+        inspect(part, (config.data.source_language, config.data.target_language))
     folder = run.path / "tokenizer"
     if folder.is_dir():
         return codec.load(folder, config)

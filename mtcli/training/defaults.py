@@ -12,7 +12,7 @@ from .. import config as configs
 from ..config import TSV, Characters, Config, Plain, Subwords, Transformer, Words, files_of
 from ..support.errors import UserError, log
 from ..text.corpus import count_lines, read_pairs
-from ..text.tokenizers import UNSPACED
+from ..text.writing import UNSPACED, clean, has_letter
 
 
 class Size(NamedTuple):
@@ -57,7 +57,8 @@ def fit(config: Config, origin: Config | None = None) -> Config:
         tokens += part.weight * count_lines(files_of(part)[0]) * _target_length(part, tokenizer)
     size = next(size for size in SIZES if tokens <= size.tokens)
     chosen = []
-    for section, choose in (("tokenizer", _tokenizer), ("model", _model), ("training", _training)):
+    parts = {"tokenizer": _tokenizer, "model": _model, "training": _training, "decoding": _decoding}
+    for section, choose in parts.items():
         given = getattr(config, section).model_fields_set
         values = {k: v for k, v in choose(config, size, tokens).items() if k not in given}
         config = _with(config, section, values)
@@ -110,6 +111,16 @@ def _training(config: Config, size: Size, tokens: float) -> dict[str, Any]:
     if tokens <= SMALL and "chrf" in training.validation_metrics:
         values["best_by"] = "chrf"
     return values
+
+
+def _decoding(config: Config, size: Size, tokens: float) -> dict[str, Any]:
+    """Symbols are not copied where a hundredth of the pairs translate them: 12 into twelve, 123 into 321."""
+    translated = pairs = 0
+    for part in config.data.train:
+        for pair in islice(read_pairs(part, skip_blank=True, warn=False), SAMPLE_PAIRS):
+            pairs += 1
+            translated += not has_letter(pair.source) and clean(pair.source) != clean(pair.target)
+    return {"copy_symbols": False} if translated * 100 > pairs else {}
 
 
 def fill(config: Config, other: Config, sections: Sequence[str] = SECTIONS) -> Config:
@@ -178,7 +189,7 @@ def _written_alike(config: Config) -> bool:
     """Whether most letters of each side are used on the other too, so that they can share subwords."""
     sides = Counter[str](), Counter[str]()
     for part in config.data.train:
-        for pair in islice(read_pairs(part, skip_blank=True), SAMPLE_PAIRS):
+        for pair in islice(read_pairs(part, skip_blank=True, warn=False), SAMPLE_PAIRS):
             for side, text in zip(sides, pair):
                 side.update(letter for letter in text.lower() if letter.isalpha())
     common = sides[0].keys() & sides[1].keys()

@@ -12,6 +12,7 @@ from ..decoding.engine import Inside, Maps, Request
 from ..decoding.translator import Translator
 from ..run.directory import Run
 from ..support.errors import UserError
+from ..text.writing import is_blank
 
 MOST_WEIGHTS = 20_000  # of attention, kept at one validation: 100 KB
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -54,7 +55,7 @@ class Traces(BaseModel):
 
 def keep(translator: Translator, sources: Sequence[str], beam_size: int) -> Traces:
     """The translations of ``sources``; left out are blank lines and those that are cut into pieces."""
-    ids = {line: translator.codecs[0].encode(line) for line in sources if line.strip()}
+    ids = {line: translator.codecs[0].encode(line) for line in sources if not is_blank(line)}
     fitting = [line for line in ids if len(ids[line]) <= translator.max_length + 1]
     if not fitting:
         return Traces(traces=[])
