@@ -140,7 +140,7 @@ def test_a_corpus_that_moved_or_was_touched_is_recognised_by_its_content(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "change", ["text", "column", "order", "limit", "tokenizer", "vocabulary", "sampling"]
+    "change", ["text", "column", "order", "limit", "tokenizer", "clean", "vocabulary", "sampling"]
 )
 def test_whatever_decides_the_ids_builds_it_again(tmp_path, change):
     def corpora():
@@ -162,6 +162,8 @@ def test_whatever_decides_the_ids_builds_it_again(tmp_path, change):
         limit = 2
     elif change == "tokenizer":
         codecs = (codec("subword", vocabulary_size=300, dropout=0.2, lowercase=True), SUBWORD)
+    elif change == "clean":
+        codecs = (codec("subword", vocabulary_size=300, dropout=0.2, clean=False), SUBWORD)
     elif change == "vocabulary":
         codecs = (codec("subword", vocabulary_size=310, dropout=0.2), SUBWORD)
     else:

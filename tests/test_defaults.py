@@ -97,6 +97,23 @@ def test_length_of_training_depends_on_tokens_not_on_pairs(tmp_path, monkeypatch
     assert all(0.9 < value / defaults.TRAINED_TOKENS < 1.1 for value in trained.values()), trained
 
 
+@pytest.mark.parametrize(
+    "rows, copied",
+    [
+        ([("12", "12"), ("3 a", "drei"), ("…", "…")], True),
+        ([("12", "twelve"), ("a", "b")], False),
+        ([("123", "321")], False),
+        ([("1.5", "1,5"), *[("a", "b")] * 200], True),
+    ],
+)
+def test_symbols_are_copied_unless_the_corpus_translates_them(tmp_path, rows, copied):
+    path = tmp_path / "train.tsv"
+    path.write_text("".join(f"{s}\t{t}\n" for s, t in rows), encoding="utf-8")
+    assert fitted(path).decoding.copy_symbols == copied
+    given = f"decoding: {{copy_symbols: {str(not copied).lower()}}}"
+    assert fitted(path, given).decoding.copy_symbols != copied
+
+
 def test_given_length_of_training_sets_no_patience(tmp_path):
     config = fitted(corpus(tmp_path, 50), "training: {max_updates: 5}")
     assert (

@@ -95,13 +95,20 @@ def cut(text: str, max_length: int) -> list[str]:
         ("one two, three four, five six", 21, ["one two, three four,", "five six"]),
         ("one two three four", 9, ["one two", "three", "four"]),
         ("abcdefghij", 4, ["abcd", "efgh", "ij"]),
+        ("今天我买了一部iPhone手机", 8, ["今天我买了一部", "iPhone手机"]),
+        ("私はコーヒーが好きです", 7, ["私はコーヒーが", "好きです"]),
+        ("ผมชอบกินไอศกรีม", 12, ["ผมชอบกิน", "ไอศกรีม"]),
+        ("ខ្ញុំ\u200bចូលចិត្ត\u200bបាយ", 10, ["ខ្ញុំ\u200b", "ចូលចិត្ត\u200b", "បាយ"]),
+        ("ខ្ញុំទៅ។គាត់មក", 8, ["ខ្ញុំទៅ។", "គាត់មក"]),
+        ("ကျွန်တော်စာဖတ်တယ်", 9, ["ကျွန်တော်", "စာဖတ်တယ်"]),
+        ("10\u00a0000 kg", 7, ["10\u00a0000", "kg"]),
     ],
 )
 def test_long_lines_are_split_at_sentences_then_clauses_then_words(text, max_length, parts):
     assert cut(text, max_length) == parts
 
 
-@given(st.text("ab .,!。，\u3000", max_size=80), st.integers(1, 12))
+@given(st.text("ab .,!。，\u3000我កเ\u200b", max_size=80), st.integers(1, 12))
 def test_splitting_loses_only_white_space_and_every_piece_is_short(text, max_length):
     parts = cut(text, max_length)
     assert "".join("".join(parts).split()) == "".join(text.split())
