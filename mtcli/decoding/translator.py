@@ -332,10 +332,11 @@ class Translator:
         return replace(found, text=text, tokens=tokens, attention=attention)
 
     def _source_word(self, tokens: list[str], place: int) -> str:
-        """The source word of a token."""
-        tokenizer = self.codecs[0].tokenizer
-        words = tokenizer.words(tokens)
-        own = [token for token, word in zip(tokens, words) if word == words[place]]
+        """The source word of a token: itself, or in subwords what is between two spaces."""
+        tokenizer, own = self.codecs[0].tokenizer, [tokens[place]]
+        if tokenizer.pieces() is not None:
+            words = tokenizer.words(tokens)
+            own = [token for token, word in zip(tokens, words) if word == words[place]]
         return tokenizer.detokenize(own).strip()
 
     def _align(self, batch: list[Piece]) -> None:
