@@ -300,7 +300,7 @@ assert not [name for name in threads if "gloo" in name], "one that still runs wh
     ("model", "processes", "settings"),
     [
         ("transformer", 2, {"batch_tokens": 80}),
-        ("transformer", 2, {"batch_tokens": 300, "micro_batch_tokens": 70}),
+        ("transformer", 2, {"batch_tokens": 300, "micro_batch_tokens": 40}),
         ("gru", 3, {"batch_sentences": 2}),  # there is nothing for the third to do
     ],
 )
