@@ -184,9 +184,10 @@ def test_gzip_with_a_flipped_bit_gives_its_lines_or_a_user_error(tmp_path, data)
     ],
 )
 def test_lines_that_end_in_carriage_returns_are_refused(tmp_path, content, line):
-    (tmp_path / "a").write_bytes(content)
-    with pytest.raises(UserError, match=rf"a:{line}: .* carriage returns .* tr '\\r' '\\n'"):
-        list(read_lines(tmp_path / "a"))
+    (tmp_path / "$a").write_bytes(content)
+    advice = r"carriage returns .* tr '\\r' '\\n' < '.*/\$a' > NEW"
+    with pytest.raises(UserError, match=rf"\$a:{line}: .*{advice}"):
+        list(read_lines(tmp_path / "$a"))
 
 
 def test_a_carriage_return_here_and_there_is_part_of_its_line(tmp_path):

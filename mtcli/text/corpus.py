@@ -11,6 +11,7 @@ import gzip
 import io
 import os
 import select
+import shlex
 import stat
 import zlib
 from collections import deque
@@ -72,7 +73,7 @@ def read_stream(stream: Iterable[bytes], name: str) -> Iterator[str]:
         if returns > max(1, number - (not content.endswith(b"\n"))):
             raise UserError(
                 f"{name}:{number}: up to here there are more carriage returns inside lines than line feeds: the file looks "
-                f"like one whose lines end in CR alone. Convert it: tr '\\r' '\\n' < {name} > NEW"
+                f"like one whose lines end in CR alone. Convert it: tr '\\r' '\\n' < {shlex.quote(name)} > NEW"
             )
         if len(content) > LONGEST_LINE:
             raise UserError(
