@@ -906,4 +906,4 @@ def test_unknown_words_are_counted_at_the_start_and_whose_vocabulary_it_is(tmp_p
     tiny.write(tmp_path / "domain")
     change(tmp_path / "domain/train.tsv", 60, seed=9)
     fine_tuned(tmp_path, "domain run")
-    assert f"are not in the vocabulary of {tmp_path / 'general'}, but UNK" in caplog.text
+    assert f"are not in the vocabulary of {tmp_path / 'general'} (UNK): " in caplog.text

@@ -180,7 +180,9 @@ def _find(named: Path, entry: Entry, key: str) -> str:
     if there:
         why = f"{there[0]} is not the file that the run was made with ({entry.bytes:,} bytes); it was not used"
     else:
-        why = f"there is no {named} (seen from {os.getcwd()}), and no {places[1]}"
+        why = f"there is no {named} (seen from {os.getcwd()})"
+        if places[1] != named:
+            why += f", and no {places[1]}"
     raise UserError(f"{key}: {why}.")
 
 

@@ -53,13 +53,13 @@ def warn_of_unknown(config: Config, data: ParallelData, validation: Evaluated) -
         rates = {"data.train": int(np.sum(ids == UNK)) / max(int(np.sum(ids != EOS)), 1)}
         rates["data.validation"] = codec.coverage(side, lines[number]).unknown_rate
         if max(rates.values()) > FEW_UNKNOWN:
-            shares = " and ".join(f"{rate:.1%} in {key}" for key, rate in rates.items())
+            shares = ", ".join(f"{rate:.1%} of {key}" for key, rate in rates.items())
             whose = (
                 f"the vocabulary of {config.init_from}" if config.init_from else "its vocabulary"
             )
             log.warning(
-                f"Of the {name} tokens, {shares} are not in {whose}, but UNK: the model can neither tell these words apart "
-                "nor write them. A run with tokenizer: subword and a vocabulary of its own can."
+                f"{name} tokens that are not in {whose} (UNK): {shares}. The model cannot "
+                f"{('tell them apart', 'write them')[number]}; one with tokenizer: subword and a vocabulary of its own can."
             )
 
 
