@@ -205,6 +205,16 @@ def test_look_writes_files(folder):
     assert "<b>" not in html and '"shown":{"map":"cross.0","head":null,' in html
 
 
+def test_look_says_where_translate_asks_no_model(folder):
+    done = mtcli(folder, "look", "--run", "gru", "42")
+    assert "42: translate copies what has no letter" in done.stderr.decode()
+    assert b"log-probability" in done.stdout
+    for words in (["42", "--reference", "ab"], ["ab"]):
+        assert b"copies" not in mtcli(folder, "look", "--run", "gru", *words).stderr
+    done = mtcli(folder, "look", "--run", "gru", "\u200b", "--html", "blank.html", status=1)
+    assert "the sentence is blank" in done.stderr.decode()
+
+
 def test_look_says_what_an_exported_model_cannot_show(folder):
     pytest.importorskip("ctranslate2")
     mtcli(folder, "export", "--run", "transformer", "--format", "ctranslate2", "-o", "exported")
@@ -226,5 +236,6 @@ def test_translate_prints_alignments(folder):
     assert json.loads(line)["hypotheses"][0]["alignment"] == [list(p) for p in expected.alignment]
     (folder / "gru/alignment.json").rename(folder / "moved")
     done = mtcli(folder, "translate", "ab", "--run", "gru", "--alignment")
-    assert "Which head aligns best is not known" in done.stderr.decode()
+    told = done.stderr.decode()
+    assert told.startswith("mtcli: warning: Which head aligns best is not known")
     (folder / "moved").rename(folder / "gru/alignment.json")

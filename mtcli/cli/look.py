@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Option
 
-from ..support.errors import log
+from ..support.errors import UserError, log
 from .options import BeamOption, DeviceOption, JSONOption, ThreadsOption
 from .translate import given_lines
 
@@ -58,7 +58,6 @@ def look(
     if (svg or png or html) and not text:
         raise BadParameter("--svg, --png and --html go with sentences on the command line")
     from ..seeing.view import Choice
-    from ..text.writing import is_blank
 
     choice = Choice(kind, layer, head, mean, shifted)
     translators = _load(run or [], checkpoint or [], device, threads or 1)
@@ -67,8 +66,7 @@ def look(
             _trace(each, line, reference, n_best, beam_size, tree or bool(html))
             for each in translators
         ]
-        for line in given_lines(text, None)[0]
-        if not is_blank(line)
+        for line in _lines(text, reference, translators)
     )
     if svg or png or html:
         _write([trace for traces in found for trace in traces], choice, svg, png, html)
@@ -83,6 +81,23 @@ def look(
             if choice == Choice():
                 _tell(translators, traces)
             terminal.show(terminal.console(), traces, choice)
+
+
+def _lines(
+    text: list[str] | None, reference: str | None, translators: list[Translator]
+) -> Iterator[str]:
+    """Those in which there is something to see; says of which of them translate asks no model."""
+    from ..text.writing import has_letter, is_blank
+
+    copied = not reference and any(each.config.decoding.copy_symbols for each in translators)
+    for line in given_lines(text, None)[0]:
+        if is_blank(line):
+            continue
+        if copied and not has_letter(line):
+            log.info(
+                f"{line}: translate copies what has no letter; this is the model's own search."
+            )
+        yield line
 
 
 def _load(runs: list[Path], checkpoints: list[str], device: str, threads: int) -> list[Translator]:
@@ -125,6 +140,8 @@ def _tell(translators: list[Translator], traces: list[Trace]) -> None:
 def _write(
     traces: Sequence[Trace], choice: Choice, svg: Path | None, png: Path | None, html: Path | None
 ) -> None:
+    if not traces:
+        raise UserError("There is nothing to show: the sentence is blank.")
     from ..seeing import picture
     from ..seeing.page import page
     from ..support import files
