@@ -166,12 +166,13 @@ def test_eval_against_another_run_tests_significance(folder):
 
 
 def test_build_vocab_reports_and_train_uses_it(folder):
-    table = mtcli(
-        folder, "build-vocab", "--config", "tiny.yaml", "--run", "runs/vocab"
-    ).stdout.decode()
+    own = ["--config", "tiny.yaml", "--run", "runs/vocab", "--set", "training.seed=2"]
+    done = mtcli(folder, "build-vocab", *own)
+    table = done.stdout.decode()
+    assert done.stderr.decode().endswith(f"\nnext: {shlex.join(['mtcli', 'train', *own])}\n")
     assert "coverage" in table and "100.00%" in table and "source, validation" in table
     before = {path: path.read_bytes() for path in (folder / "runs/vocab/tokenizer").iterdir()}
-    mtcli(folder, "train", "--config", "tiny.yaml", "--run", "runs/vocab")
+    mtcli(folder, "train", *own)
     assert {
         path: path.read_bytes() for path in (folder / "runs/vocab/tokenizer").iterdir()
     } == before
@@ -429,6 +430,13 @@ def test_a_signal_while_the_vocabulary_is_learnt_is_answered_by_a_line(folder, n
     assert done.stderr.split("\n")[2:] == [f"mtcli: stopped by {told}", ""]
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_after_all_is_done_changes_nothing(name):
+    code = f"import atexit, signal; from mtcli import cli; atexit.register(signal.raise_signal, signal.{name}); cli.main()"
+    done = subprocess.run([sys.executable, "-c", code, "schema"], capture_output=True)
+    assert done.returncode == 0 and not done.stderr and json.loads(done.stdout)
+
+
 ESCAPES = "a\x1b[31mb\x07\x9b2J\u202e"
 
 
@@ -489,6 +497,11 @@ def test_output_goes_into_devices_and_pipes_and_to_what_a_link_leads_to(folder):
     assert sorted(path.name for path in place.rglob("*")) == sorted(
         ["there", "pipe", "null", "new", "link", "file", "new"]
     )
+    for command in (TRANSLATE, ["look", "--run", "runs/tiny", "abc", "--html"]):
+        for directory in (".", "..", "/", "places"):
+            output = ["--output"] * (command is TRANSLATE) + [directory]
+            told = mtcli(folder, *command, *output, status=1).stderr.decode()
+            assert told == f"mtcli: {directory} is a directory; name a file in it.\n"
     (place / "trap.part").symlink_to("there/file")
     done = mtcli(folder, *TRANSLATE, "--output", place / "trap", status=1)
     assert "is a link" in done.stderr.decode() and (place / "there/file").read_bytes() == expected

@@ -31,5 +31,7 @@ def build_vocab(config: ConfigOption, run: NewRunOption = None, settings: SetOpt
                 shares = f"{unknown:.2%}", f"{1 - unknown:.2%}", f"{found.used:.1%}"
                 rows.append((f"{name}, {part}", *counts, *shares))
     print_table(rows)
-    following = command("train", "--config", config)
+    words = ["--run", str(run)] if run else []
+    words += [word for setting in settings or [] for word in ("--set", setting)]
+    following = command("train", "--config", config, *words)
     log.info(f"written to {prepared.path / 'tokenizer'}\nnext: {following}")

@@ -68,7 +68,7 @@ def evaluate(
     if output:
         with writer(output) as out:
             out.writelines(f"{line}\n" for line in result.hypotheses)
-    name = " + ".join(map(str, run)) if run else "the run trained last"
+    name = " + ".join(map(str, run)) if run else str(translator.folder)
     comparisons: list[Comparison] = []
     if against:
         rival = Translator.load(against, device, threads, processes=None)

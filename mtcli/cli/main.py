@@ -91,6 +91,9 @@ def main() -> None:
             raise
         _complain(f"{told}. {advice}")
         _leave(1)
+    finally:  # all is done and said, but unloading PyTorch takes a second
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _run() -> None:
@@ -107,7 +110,8 @@ def _complain(text: str) -> None:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
+        text = super().format(record)
+        return visible(f"mtcli: warning: {text}" if record.levelno >= logging.WARNING else text)
 
 
 def _open_closed_streams() -> None:

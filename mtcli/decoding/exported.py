@@ -121,7 +121,7 @@ def export(
     from . import onnx
     from .torch_engine import TorchEngine
 
-    config, output = run.config, files.follow(output)
+    config, output = run.config, files.follow(output, "directory")
     _refuse(config, format, quantization, output)
     codecs = codec.load(run.path / "tokenizer", config)
     sizes = [len(side.vocabulary) for side in codecs]

@@ -200,12 +200,17 @@ def claim(path: Path) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------- what the user wants written
 
 
-def follow(path: Path) -> Path:
-    """What the links at ``path`` lead to; it need not exist. Links to open files (/dev/stdout) are not followed."""
+def follow(path: Path, kind: str = "file") -> Path:
+    """What the links at ``path`` lead to; it need not exist. Links to open files (/dev/stdout) are not followed.
+
+    Raises UserError for a directory where the ``kind`` is a file, and for what has no name (``.``, ``..``).
+    """
     with user_errors(path), suppress(FileNotFoundError):
         os.stat(path)  # refuses a circle
     while path.is_symlink() and not _is_open_file(path):
         path = path.parent / os.readlink(path)
+    if path.name in ("", "..") or kind == "file" and path.is_dir():
+        raise UserError(f"{path} is a directory; name a {kind} in it.")
     return path
 
 

@@ -66,7 +66,7 @@ def write(run: Run, updates: Sequence[int], weights: dict[str, Tensor], output: 
 
     Raises UserError where something is there already, or it cannot be written.
     """
-    output = files.follow(output)
+    output = files.follow(output, "directory")
     if os.path.lexists(output) and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is there already; name a new directory with --output.")
     newest = run.load_checkpoint(max(updates), training=True)
