@@ -337,7 +337,7 @@ PAIRS = [(f"le chat {number}", f"the cat {number}") for number in range(40)]
         ([("id", "x"), *enumerate(t for _, t in PAIRS)], "1: every source is a number"),
         (
             [(s, "eng") for s, _ in PAIRS],
-            "1: 40 pairs have only 1 different targets, such as 'eng'",
+            "1: 40 pairs have only one target, such as 'eng'",
         ),
     ],
 )

@@ -695,11 +695,11 @@ def test_patience_stops_a_schedule_without_an_end_at_once(tmp_path):
     assert len(stalled(job, after=5)) == 40
 
 
-def test_remaining_minutes_are_shown_after_twenty_updates(tmp_path, caplog):
+@pytest.mark.parametrize("patience", [None, 3])
+def test_remaining_minutes_are_shown_after_twenty_updates(tmp_path, caplog, patience):
     caplog.set_level("INFO", "mtcli")
-    job = trainer(
-        tmp_path, training={"max_updates": 10**6, "validate_every": 10**6, "log_every": 100}
-    )
+    settings = {"max_updates": 10**6, "validate_every": 10**6, "log_every": 100}
+    job = trainer(tmp_path, training={**settings, "patience": patience})
     stop_at(job, 25)
     with pytest.raises(Interrupted):
         job.train()
@@ -707,6 +707,7 @@ def test_remaining_minutes_are_shown_after_twenty_updates(tmp_path, caplog):
         "minutes to go on this machine" in caplog.text
         and "--set training.max_minutes=" in caplog.text
     )
+    assert ("if validation keeps getting better" in caplog.text) == bool(patience)
     bounded = trainer(
         tmp_path, settings=["training.max_minutes=0.001"], training={"max_updates": 10**6}
     )

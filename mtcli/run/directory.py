@@ -420,8 +420,8 @@ class Run:
         path = self.path
         if self._is_locked and not os.path.lexists(path / "lock"):
             raise UserError(
-                f"{path} is gone: it was renamed or removed while this process worked on it. What was saved before is "
-                "where it is now; name that with --run to continue."
+                f"{path} is gone: it was renamed or removed while this process worked on it. What was saved moved with "
+                "it: to continue, name its new place with --run."
             )
         for part in parts:
             path = path / part

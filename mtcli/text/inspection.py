@@ -45,7 +45,7 @@ def _problems(pairs: Sequence[Pair], languages: Sequence[str | None]) -> Iterato
         if len(texts) > 1 and not any(map(has_letter, texts)):
             yield f"{place}: every {name} is a number or the like, and none has a letter. Is it the right column?"
         elif len(texts) >= ENOUGH and len(distinct := set(texts)) * ENOUGH <= len(texts):
+            few = f"{len(distinct)} different {name}s" if len(distinct) > 1 else f"one {name}"
             yield (
-                f"{place}: {len(texts) + 1:,} pairs have only {len(distinct)} different {name}s, such as "
-                f"{show(texts[0])}. Is it the right column?"
+                f"{place}: {len(texts) + 1:,} pairs have only {few}, such as {show(texts[0])}. Is it the right column?"
             )

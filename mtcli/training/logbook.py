@@ -22,8 +22,7 @@ class Logbook:
     def __init__(
         self, run: Run, settings: Training, bar: Bar, progress: Progress, updates_per_epoch: int
     ):
-        self.run, self.bar, self.progress = run, bar, progress
-        self.bounded = settings.max_minutes is not None
+        self.run, self.settings, self.bar, self.progress = run, settings, bar, progress
         self.updates_per_epoch = updates_per_epoch
         self.board: Any = None
         if settings.tensorboard and distributed.is_main():
@@ -47,13 +46,14 @@ class Logbook:
         self.updates += 1
         if self.updates == PACE[0]:
             self.pace_start = time.perf_counter(), done
-        elif self.updates == PACE[1] and not self.bounded:
+        elif self.updates == PACE[1] and self.settings.max_minutes is None:
             seconds, share = time.perf_counter() - self.pace_start[0], done - self.pace_start[1]
             minutes = seconds / max(share, 1e-9) * (1 - done) / 60
             if minutes >= 1:
+                patience = ", if validation keeps getting better" if self.settings.patience else ""
                 self.bar.write(
-                    f"about {minutes:,.0f} minutes to go on this machine, validations not counted, if validation keeps "
-                    f"getting better; to bound it: --set training.max_minutes={max(1, round(minutes / 2))}"
+                    f"about {minutes:,.0f} minutes to go on this machine, validations not counted{patience}; to bound it: "
+                    f"--set training.max_minutes={max(1, round(minutes / 2))}"
                 )
 
     def training(self, learning_rate: float, means: dict[str, float], done: float) -> None:
