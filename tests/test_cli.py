@@ -166,13 +166,12 @@ def test_eval_against_another_run_tests_significance(folder):
 
 
 def test_build_vocab_reports_and_train_uses_it(folder):
-    own = ["--config", "tiny.yaml", "--run", "runs/vocab", "--set", "training.seed=2"]
-    done = mtcli(folder, "build-vocab", *own)
-    table = done.stdout.decode()
-    assert done.stderr.decode().endswith(f"\nnext: {shlex.join(['mtcli', 'train', *own])}\n")
+    table = mtcli(
+        folder, "build-vocab", "--config", "tiny.yaml", "--run", "runs/vocab"
+    ).stdout.decode()
     assert "coverage" in table and "100.00%" in table and "source, validation" in table
     before = {path: path.read_bytes() for path in (folder / "runs/vocab/tokenizer").iterdir()}
-    mtcli(folder, "train", *own)
+    mtcli(folder, "train", "--config", "tiny.yaml", "--run", "runs/vocab")
     assert {
         path: path.read_bytes() for path in (folder / "runs/vocab/tokenizer").iterdir()
     } == before
@@ -456,11 +455,12 @@ def test_hints_are_quoted_for_the_shell(folder):
     sentence = "-$(touch pwned) `id` \"x\" 'y'"
     (folder / "shell.tsv").write_text(f"{sentence}\tb\n")
     tiny.write_config(folder, "a $b.yaml", training={"max_updates": 2})
+    own = ["--config", "a $b.yaml", "--run", "a run", "--set", "data.validation=shell.tsv"]
     for command, words in (
-        ("build-vocab", ["train", "--config", "a $b.yaml"]),
-        ("train", ["translate", "--run", "runs/a $b", "--", sentence]),
+        ("build-vocab", ["train", *own]),
+        ("train", ["translate", "--run", "a run", "--", sentence]),
     ):
-        done = mtcli(folder, command, "--config", "a $b.yaml", "--set", "data.validation=shell.tsv")
+        done = mtcli(folder, command, *own)
         hint = done.stderr.decode().split("next: ")[1].split("\n")[0]
         assert shlex.split(hint) == ["mtcli", *words]
 
@@ -617,4 +617,5 @@ def test_a_missing_file_is_said_to_be_missing_where_it_was_looked_for(folder):
     assert f"$HOME/no.tsv: there is no such file in {folder} or {folder / 'configs'}." in told
     assert "Variables are not put in" in told
     told = mtcli(folder, *command, 'data.train="C:\\train.tsv"', status=1).stderr.decode()
+    assert r"'C:\train.tsv': there is no such file" in told
     assert r"In double quotes \ begins an escape" in told

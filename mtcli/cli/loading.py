@@ -48,7 +48,8 @@ def _check_there(file: str, config: Path) -> None:
     hint = " In double quotes \\ begins an escape: write 'C:\\data' in single quotes, or C:/data."
     if file.isprintable():
         hint = " Variables are not put in; ~ is the home directory." if "$" in file else ""
-    raise UserError(f"{file}: there is no such file{where}.{hint}")
+    name = file if file.isprintable() else repr(file)
+    raise UserError(f"{name}: there is no such file{where}.{hint}")
 
 
 def given_corpus(data: Path | None, source: Path | None, targets: list[Path], name: str) -> Corpus:
