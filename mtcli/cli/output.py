@@ -23,9 +23,7 @@ from ..text.corpus import count_lines
 
 Result = TypeVar("Result")
 Task = dict[str, Any]  # what was asked for, as JSON
-DIGITS = (
-    4  # after the point, of a number that was computed: more depend on what is computed beside it
-)
+DIGITS = 4  # after the point; more would depend on what is computed beside a number
 
 
 def to_json(value: Any) -> str:

@@ -11,10 +11,8 @@ from .engine import Hypothesis
 
 _U = WITHOUT_SPACES.pattern[1:-1]
 _LEADING = "\u0e40-\u0e44\u0ec0-\u0ec4"  # vowels of Thai and Lao, written before their consonant
-_OPENING, _NEVER_FIRST = (
-    "「『（【《〈“‘",
-    "々〻ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶー・ゝゞヽヾ",
-)
+_OPENING = "「『（【《〈“‘"
+_NEVER_FIRST = "々〻ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶー・ゝゞヽヾ"
 # Where a text may be cut, best first: after sentences, after clauses, between words, between what
 # may be words in scripts without spaces, between letters. In these scripts sentences and clauses
 # end at the sign itself, words at a zero width space or (Tibetan) a tsheg.

@@ -227,9 +227,7 @@ def _read_rows(corpus: TSV | Plain, warn: bool) -> Iterator[tuple[str, list[str]
 def _warn_of_widths(widths: dict[int, list[Any]]) -> None:
     usual = max(widths, key=lambda width: widths[width][0])
     total = sum(count for count, _ in widths.values())
-    width, (_, place) = next(
-        item for item in widths.items() if item[0] != usual
-    )  # first in the file
+    width, place = next((width, place) for width, (_, place) in widths.items() if width != usual)
     log.warning(
         f"{place}: this row has {width} fields, most have {usual}; {total - widths[usual][0]:,} such rows of {total:,}. "
         "Is there a tab inside a field? Then its columns are not what they should be."

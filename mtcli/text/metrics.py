@@ -184,7 +184,8 @@ def score(
     """Scores by several metrics, by name. Lines may differ in their number of references.
 
     With ``samples``, the interval in which 95 % of the scores of so many resampled corpora lie (bootstrap; Koehn 2004),
-    widened to the score itself where that lies outside. Raises UserError for an unknown name, an empty corpus, sides of unequal length and a line without a reference.
+    widened to the score itself where that lies outside. Raises UserError for an unknown name, an empty corpus, sides of
+    unequal length and a line without a reference.
     """
     _check_lines(hypotheses, references)
     options = _fitting(options, references)

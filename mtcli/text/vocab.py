@@ -11,9 +11,8 @@ from ..support.errors import UserError
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
-IMPOSSIBLE = re.compile(
-    "[\0-\x1f\x7f-\x9f\ud800-\udfff]"
-)  # in a token: control characters, half of one
+# What no token holds: control characters and lone surrogates.
+IMPOSSIBLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Vocabulary:
