@@ -17,8 +17,10 @@ import pytest
 import tiny
 from command import ENVIRONMENT, lines, mtcli, python_mtcli
 
+from mtcli.cli import app
 from mtcli.cli.output import to_json
 from mtcli.support import files
+from mtcli.support.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,14 @@ def test_eval_prints_a_table_and_json(folder):
     result = json.loads(done.stdout)
     assert result["sentences"] == 8 and set(result["signatures"]) == {"chrf", "exact_match"}
     assert 0 <= result["chrf"] <= 100 and result["perplexity"] > 1
+
+
+def test_eval_says_before_it_translates_that_its_output_cannot_be_written(folder, monkeypatch):
+    monkeypatch.setattr("mtcli.decoding.evaluation.evaluate", None)
+    monkeypatch.chdir(folder)
+    words = ["eval", "--run", "runs/tiny", "--data", "train.tsv", "--output", "nowhere/out"]
+    with pytest.raises(UserError, match="nowhere/out cannot be written"):
+        app(words, standalone_mode=False)
 
 
 def test_eval_counts_a_match_with_any_reference(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +62,13 @@ def evaluate(
     sources, references = corpus.read_evaluation(test_set)
     beam_size = beam_size or translator.config.decoding.beam_size
     decoding = translator.decoding(beam_size=beam_size)
-    result = evaluate(translator, sources, references, names, decoding)
+    with writer(output) if output else nullcontext() as out:  # that cannot be written is told first
+        result = evaluate(translator, sources, references, names, decoding)
+        if out:
+            out.writelines(f"{line}\n" for line in result.hypotheses)
     empty = sum(
         is_blank(text) and not is_blank(source) for source, text in zip(sources, result.hypotheses)
     )
-    if output:
-        with writer(output) as out:
-            out.writelines(f"{line}\n" for line in result.hypotheses)
     name = " + ".join(map(str, run)) if run else str(translator.folder)
     comparisons: list[Comparison] = []
     if against:
