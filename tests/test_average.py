@@ -30,6 +30,7 @@ def trained(folder, **training) -> Run:
     return Run.open(path)
 
 
+@pytest.mark.slow
 def test_average_is_the_mean_of_weights_and_makes_a_run(folder, tmp_path):
     run = trained(folder, keep_checkpoints=5)
     updates = average.choose(run)

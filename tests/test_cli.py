@@ -147,6 +147,7 @@ def test_eval_counts_a_match_with_any_reference(folder):
     )
 
 
+@pytest.mark.slow
 def test_eval_against_another_run_tests_significance(folder):
     if not (folder / "runs/other").exists():
         mtcli(
@@ -175,6 +176,7 @@ def test_eval_against_another_run_tests_significance(folder):
     assert 0 <= second["p_value"] <= 1
 
 
+@pytest.mark.slow
 def test_build_vocab_reports_and_train_uses_it(folder):
     table = mtcli(
         folder, "build-vocab", "--config", "tiny.yaml", "--run", "runs/vocab"
@@ -253,6 +255,7 @@ def typed(folder: Path, *options: str) -> bytes:
     return shown
 
 
+@pytest.mark.slow
 def test_prompt_on_a_terminal_translates_typed_lines(folder):
     shown = typed(folder)
     assert shown.count(b"> ") >= 3
@@ -367,6 +370,7 @@ def test_schema_is_json():
 @pytest.mark.skipif(
     not Path("/dev/full").exists(), reason="a disk that is always full, as on Linux"
 )
+@pytest.mark.slow
 def test_full_disk_behind_stdout_exits_with_1(folder):
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
@@ -391,6 +395,7 @@ def shell(folder: Path, script: str, *arguments: str) -> subprocess.CompletedPro
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell as on Unix")
+@pytest.mark.slow
 def test_closed_streams_are_no_reason_to_fail_unless_they_are_needed(folder):
     short = ["--run", "runs/closed", "--set", "training.max_updates=2"]
     done = shell(folder, 'exec "$@" <&- >&- 2>&-', "train", "--config", "tiny.yaml", *short)
@@ -479,6 +484,7 @@ TRANSLATE = ("translate", "--run", "runs/tiny", "--input", "train.tsv")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links, devices and pipes as on Unix")
+@pytest.mark.slow
 def test_output_goes_into_devices_and_pipes_and_to_what_a_link_leads_to(folder):
     expected = mtcli(folder, *TRANSLATE).stdout
     place = folder / "places"
@@ -517,6 +523,7 @@ def test_output_goes_into_devices_and_pipes_and_to_what_a_link_leads_to(folder):
     assert "is a link" in done.stderr.decode() and (place / "there/file").read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_one_file_or_directory_is_written_by_one_process_at_a_time(folder):
     (folder / "own.txt").write_text("abc\n")
     for output, command in (
@@ -533,6 +540,7 @@ def test_one_file_or_directory_is_written_by_one_process_at_a_time(folder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of processes, as on Unix")
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_is_there_and_says_how_to_continue(folder):
     words = [*TRANSLATE, "--json", "--output", "full.txt"]
     limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (9000, 9000))\n"
@@ -545,6 +553,7 @@ def test_a_full_disk_keeps_what_is_there_and_says_how_to_continue(folder):
     assert (folder / "full.txt").read_bytes() == mtcli(folder, *TRANSLATE, "--json").stdout
 
 
+@pytest.mark.slow
 def test_changed_data_are_refused_with_advice_that_works(folder):
     for name in ("train", "validation"):
         (folder / f"own-{name}.tsv").write_bytes((folder / f"{name}.tsv").read_bytes())

@@ -246,6 +246,7 @@ with Run(sys.argv[1]).lock():
 """
 
 
+@pytest.mark.slow
 def test_a_living_training_locks_its_run_and_a_dead_one_does_not(run):
     holder = python(HOLD, run.path, stdin=subprocess.PIPE)
     try:

@@ -431,6 +431,7 @@ def test_the_readme_cuts_words_as_the_tokenizer_does(text):
     {"positions": "learned", "max_positions": 40, "heads": 4, "key_value_heads": 2},
     {"type": "gru", "encoder_layers": 2, "decoder_layers": 2},
 ], ids=["transformer", "gru"])  # fmt: skip
+@pytest.mark.slow
 def test_a_model_in_onnx_is_searched_like_ours(tmp_path, model):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)

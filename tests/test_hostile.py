@@ -178,6 +178,7 @@ def test_translate_gives_line_for_line_or_names_the_bad_one(work, data):
 @example(data=b"\t")
 @example(data=b"a\tb\n\nc\td")
 @example(data=b"a\tb\tc\nd\t\n")
+@pytest.mark.slow
 def test_eval_counts_every_line_or_names_what_is_wrong(work, data):
     (work / "test.tsv").write_bytes(data)
     rows = lines_of(data)
@@ -201,6 +202,7 @@ def test_eval_counts_every_line_or_names_what_is_wrong(work, data):
 @example(source=b"a\nb\n", reference=b"a\n")
 @example(source=b"a\n", reference=b"a\n\n")
 @example(source=b"", reference=b"")
+@pytest.mark.slow
 def test_eval_never_shifts_files(work, source, reference):
     (work / "source").write_bytes(source)
     (work / "reference").write_bytes(reference)
@@ -252,6 +254,7 @@ def test_a_line_of_a_megabyte_is_translated(work):
 # ------------------------------------------------------------------------------------------------- files of other kinds
 
 
+@pytest.mark.slow
 def test_what_stands_where_a_file_should_be(work, capfd):
     tiny_run = ["--run", "runs/tiny"]
     (work / "folder").mkdir(exist_ok=True)

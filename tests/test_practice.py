@@ -449,6 +449,7 @@ def test_resume_with_other_options_is_refused(runs, tmp_path):
 
 
 @posix
+@pytest.mark.slow
 def test_pipe_is_answered_line_by_line(runs):
     arguments = python_mtcli("translate", "--run", runs("subword"), "--replace-unknown")
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -590,6 +591,7 @@ def test_progress_bar_counts_the_lines_of_a_file(tmp_path, monkeypatch):
     assert total(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_progress_bar_on_a_terminal_shows_count_and_speed(runs, tmp_path):
     pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     import fcntl

@@ -40,6 +40,7 @@ def corpus() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_grammar_writes_the_shipped_bytes(scripts):
     for name, text in scripts["make_corpus"].files().items():
         assert (TOY / name).read_bytes() == text.encode("utf-8"), (
@@ -142,6 +143,7 @@ def test_mandarin_has_none_of_the_typical_mistakes(corpus):
         assert ("没" not in chinese) or ("了。" not in chinese) or "，" in chinese, chinese
 
 
+@pytest.mark.slow
 def test_baselines_that_know_no_grammar_fail(scripts, corpus):
     baselines = scripts["baselines"]
     for name, learn in baselines.BASELINES.items():

@@ -414,6 +414,7 @@ def test_micro_batches_are_fitted_to_memory_once_by_trying_the_largest_first(tmp
 
 
 @pytest.mark.parametrize("micro_batch_tokens", [None, 60])
+@pytest.mark.slow
 def test_batches_that_are_made_ahead_in_one_buffer_change_nothing(tmp_path, micro_batch_tokens):
     """As off the CPU, with segmentations that are sampled; also where a run is stopped and continued."""
     options = {
@@ -841,6 +842,7 @@ def rates_of(job: Trainer) -> list[float]:
     return rates
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_trained_longer_by_a_new_schedule_bit_for_bit_when_stopped(tmp_path):
     ends = {}
     for name, stops in (("whole", []), ("stopped", [23, 30])):
