@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import io
 import logging
@@ -93,7 +94,7 @@ def main() -> None:
         _leave(1)
     finally:  # all is done and said, but unloading PyTorch takes a second
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+            atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
 def _run() -> None:
