@@ -434,6 +434,7 @@ cli.main()
 @pytest.mark.parametrize(
     ("name", "status", "told"), [("SIGINT", 130, "Ctrl-C"), ("SIGTERM", 143, "SIGTERM")]
 )
+@pytest.mark.slow
 def test_a_signal_while_the_vocabulary_is_learnt_is_answered_by_a_line(folder, name, status, told):
     words = ["build-vocab", "--config", "tiny.yaml", "--set", "tokenizer.type=subword"]
     words += ["--set", "tokenizer.vocabulary_size=300", "--run", f"runs/{name}", name]
@@ -580,6 +581,7 @@ def test_changed_data_are_refused_with_advice_that_works(folder):
     assert "continuing from update 3" in told and "5 updates" in told
 
 
+@pytest.mark.slow
 def test_a_run_that_moved_is_evaluated_on_its_own_test_set(folder, tmp_path):
     (tmp_path / "project").mkdir()
     for name in ("train", "validation"):
@@ -618,6 +620,7 @@ def test_the_last_checkpoint_is_used_by_itself(folder):
     assert "has no checkpoint '41'; choose best, last, or one of: " in refused
 
 
+@pytest.mark.slow
 def test_eval_counts_empty_translations_of_sentences_that_are_not_empty(folder):
     nothing = ["--run", "runs/nothing", "--set", "training.max_updates=1"]
     nothing += ["--set", "decoding.max_length_ratio=0", "--set", "decoding.max_length_offset=0"]

@@ -376,6 +376,7 @@ def without_torch(program: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_line_needs_no_torch(three):
     _, theirs, out = three
     command = "from mtcli.cli import main\nsys.argv = ['mtcli', {}]\nmain()"

@@ -22,6 +22,9 @@ EVIL = "</script><script>document.title='owned'</script><img src=x onerror=\"doc
 Show = Callable[..., Any]
 
 
+pytestmark = pytest.mark.slow  # a browser for each process of the tests
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     reason = "selenium is not installed: pip install 'mtcli[test-browser]'"

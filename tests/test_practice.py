@@ -421,6 +421,7 @@ def test_resume_after_kill_writes_the_same_bytes(runs, tmp_path, options):
     assert "complete already" in mtcli(*base, "--output", target, "--resume").stderr.decode()
 
 
+@pytest.mark.slow
 def test_resume_with_other_options_is_refused(runs, tmp_path):
     (tmp_path / "in").write_text("a\nb\n")
     base = ["translate", "--run", runs("gru"), "--input", tmp_path / "in"]
@@ -548,6 +549,7 @@ def test_average_prints_validation_before_and_after(runs, tmp_path):
     mtcli("translate", "--run", tmp_path / "mean", "--run", run, "--prefix", "A", "abc")
 
 
+@pytest.mark.slow
 def test_translate_imports_only_what_it_needs(runs):
     program = (
         f"import sys; sys.argv = ['mtcli', 'translate', '--run', {str(runs('gru'))!r}, 'abc']\n"
@@ -561,6 +563,7 @@ def test_translate_imports_only_what_it_needs(runs):
     assert done.stderr.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_python_example_in_readme_runs(runs, tmp_path):
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     program = readme.split("```python\n")[1].split("```")[0]

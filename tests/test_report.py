@@ -183,6 +183,7 @@ def test_intervals_hold_the_score_and_are_wider_for_less_text():
     assert exact.interval == (100.0, 100.0)
 
 
+@pytest.mark.slow
 def test_a_report_of_several_runs_says_what_translating_and_training_say(folder):
     runs = [trained(folder, f"pair-{name}", name, examples=2) for name in tiny.MODELS]
     made = json.loads(json.dumps(report(runs, limit=5, threads=1), allow_nan=False))

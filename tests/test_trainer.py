@@ -367,6 +367,7 @@ def test_an_update_that_is_out_of_memory_is_made_in_smaller_micro_batches(tmp_pa
     assert saved.state["micro_batch_tokens"] == job.plan.limit == failed[0] // 2
 
 
+@pytest.mark.slow
 def test_a_pair_that_does_not_fit_says_so_and_what_was_done_is_saved(tmp_path):
     job = trainer(tmp_path)
     without_memory(job, lambda batch, size: job.progress.update == 10)
@@ -379,6 +380,7 @@ def test_a_pair_that_does_not_fit_says_so_and_what_was_done_is_saved(tmp_path):
     assert again.progress.update == 20
 
 
+@pytest.mark.slow
 def test_micro_batches_are_fitted_to_memory_once_by_trying_the_largest_first(tmp_path):
     """As off the CPU."""
     job = trainer(tmp_path, training={"optimizer": "muon"})
@@ -618,6 +620,7 @@ def fine_tuned(folder: Path, name: str, model: dict | None = None) -> Trainer:
     )
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_best_weights_and_the_vocabulary_of_another_run(tmp_path):
     general = trainer(tmp_path, "general", model="transformer", tokenizer=SAMPLING)
     general.train()
@@ -875,6 +878,7 @@ def test_an_unfinished_run_with_a_falling_rate_keeps_its_length(tmp_path):
     assert longer.progress.update == 40
 
 
+@pytest.mark.slow
 def test_a_run_whose_patience_ran_out_is_trained_longer_with_new_patience(tmp_path):
     training = {**FALLING, "max_updates": 1000, "validate_every": 5, "patience": 3}
     job = trainer(tmp_path, training=training)
