@@ -233,7 +233,7 @@ def test_an_override_can_fix_the_file():
     [
         ("model.hiden_size=3", "model.hiden_size is not a key here. Did you mean 'hidden_size'?"),
         ("trainng.seed=3", "trainng is not a key here. Did you mean 'training'?"),
-        ("model.heads=0", "model.heads is 0; it must be a whole number >= 1 and <= 131072."),
+        ("model.heads=0", "model.heads is 0; it must be an integer >= 1 and <= 131072."),
         ("model.type=grru", "model.type is 'grru'; choose gru, transformer. Did you mean 'gru'?"),
         ("model=grru", "model is 'grru'; choose gru, transformer. Did you mean 'gru'?"),
         (
@@ -390,13 +390,13 @@ foo: 1
         "x.yaml:8: model.attention is 'dott'; choose none, additive, dot, general. Did you mean 'dot'?",
         "x.yaml:9: model.positions is not a key of gru; it is one of transformer.",
         "x.yaml:10: model.dropout is true; it must be a number >= 0 and < 1.",
-        "x.yaml:11: model.hidden_size is 64.0; it must be a whole number >= 1 and <= 131072.",
+        "x.yaml:11: model.hidden_size is 64.0; it must be an integer >= 1 and <= 131072.",
         "x.yaml:13: training.label_smothing is not a key here. Did you mean 'label_smoothing'?",
-        "x.yaml:14: training.batch_tokens is 'many'; it must be a whole number >= 1, or null.",
+        "x.yaml:14: training.batch_tokens is 'many'; it must be an integer >= 1, or null.",
         "x.yaml:15: training.learning_rate is not a key here. Did you mean training.optimizer.learning_rate?",
         "x.yaml:16: training.validation_metrics.1 is 'blue'; choose bleu, chrf, ter, exact_match. "
         "Did you mean 'bleu'?",
-        "x.yaml:17: training.validate_every is 0; it must be a whole number >= 1, or 'epoch'.",
+        "x.yaml:17: training.validate_every is 0; it must be an integer >= 1, or 'epoch'.",
         "x.yaml:18: training.max_gradient_norm is '.inf'; it must be a number > 0, or null.",
         "x.yaml:19: training.optimizer.type is 'adm'; choose adam, adamw, muon. Did you mean 'adam'?",
         "x.yaml:20: training.schedule.final_fraction is 2; it must be a number >= 0 and <= 1.",
@@ -415,7 +415,7 @@ foo: 1
         ),
         (
             "training: {batch_tokens: null}",
-            "training.batch_tokens is null; it must be a whole number >= 1, unless",
+            "training.batch_tokens is null; it must be an integer >= 1, unless",
         ),
         (
             "training: {best_by: ter}",
@@ -745,7 +745,7 @@ def test_replace_checks_like_loading():
         replace(decoding, beam_size=0, beamsize=3)
     assert str(error.value).splitlines() == [
         "beamsize is not a key here. Did you mean 'beam_size'?",
-        "beam_size is 0; it must be a whole number >= 1 and <= 1000.",
+        "beam_size is 0; it must be an integer >= 1 and <= 1000.",
     ]
 
 

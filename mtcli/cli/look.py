@@ -86,7 +86,7 @@ def look(
 def _lines(
     text: list[str] | None, reference: str | None, translators: list[Translator]
 ) -> Iterator[str]:
-    """Those in which there is something to see; says of which of them translate asks no model."""
+    """The lines that are not blank. Says which of them `translate` would copy without a model."""
     from ..text.writing import has_letter, is_blank
 
     copied = not reference and any(each.config.decoding.copy_symbols for each in translators)

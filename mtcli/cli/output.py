@@ -43,7 +43,7 @@ def _rounded(value: Any) -> Any:
 def writer(path: Path | None) -> Iterator[TextIO]:
     """Where results go: stdout, or a file that has its name only once it is complete.
 
-    A link is followed; what is no plain file (a device, a pipe) is written into. Raises UserError.
+    A link is followed; a device or a pipe is written into. Raises UserError.
     """
     with resumable(path) as (file, _):
         yield file

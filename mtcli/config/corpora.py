@@ -22,7 +22,7 @@ Passes = Annotated[int, Field(ge=1, le=1000)]
 
 
 def _locate(path: str, info: ValidationInfo) -> str:
-    """Where a path leads whose config is in the folder ``info.context``; as it is where that is None."""
+    """A path that a config names: beside the config, in the folder ``info.context``, if it is only there."""
     if info.context is None:
         return path
     path = os.path.expanduser(path)

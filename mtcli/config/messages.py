@@ -18,7 +18,7 @@ Path = tuple[str | int, ...]  # how a value is reached: ("data", "train", 0, "pa
 
 LONGEST = 60  # characters of a value that are shown
 FEW = 6  # keys of a section: they are listed beside a suggestion
-NAMES = {"integer": "a whole number", "number": "a number", "boolean": "true or false",
+NAMES = {"integer": "an integer", "number": "a number", "boolean": "true or false",
          "string": "text", "file": "a file name", "null": "null"}  # fmt: skip
 SIGNS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
@@ -163,7 +163,7 @@ def _name(section: Node) -> str:
 
 
 def _allowed(nodes: list[Node]) -> str:
-    """'choose none, dot', 'it must be a whole number >= 1, or null' …: the alternatives in words."""
+    """'choose none, dot', 'it must be an integer >= 1, or null' …: the alternatives in words."""
     choices = [choice for node in nodes for choice in _choices(node)]
     others = [node for node in nodes if not _choices(node) and not _types(node)]
     words = [_in_words(node, nodes) for node in others]

@@ -323,7 +323,7 @@ class Training(Section):
         if tokens and sentences:
             yield "batch_sentences", f"batch_tokens is {tokens}: set one of them to null"
         if not tokens and not sentences:
-            yield "batch_tokens", "it must be a whole number >= 1, unless batch_sentences is given"
+            yield "batch_tokens", "it must be an integer >= 1, unless batch_sentences is given"
         if self.best_by not in ("loss", "perplexity", *self.validation_metrics):
             yield "best_by", "it must be loss or one of training.validation_metrics: add it there"
 

@@ -74,7 +74,7 @@ def score(
     references: Sequence[Sequence[str]],
     names: Sequence[str],
 ) -> Result:
-    """The scores of the answers to a complete test set, of which without ``names`` nothing need be translated."""
+    """The scores of the answers to a complete test set. Without ``names`` they need no translations."""
     loss = -sum(answers.log_probabilities) / sum(answers.tokens)
     scores = {}
     if names:  # otherwise perhaps only a few were translated

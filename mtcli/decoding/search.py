@@ -172,7 +172,7 @@ def _start(
 
 
 def _sent(values: Sequence, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """As a tensor on the device, whose work so far is not waited for."""
+    """As a tensor on the device, without waiting for its work."""
     return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 

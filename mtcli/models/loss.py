@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from .layers import autocast_off, autocast_type
 
-# Logits that are held at once. On a CPU 8 MiB of float32, which its cache holds; elsewhere so many
+# Logits that are held at once. On a CPU 8 MiB of float32, which its cache holds; elsewhere enough
 # that a chunk takes longer to compute than its operations to launch, in less than a GiB.
 CHUNK, GPU_CHUNK = 2**21, 2**26
 

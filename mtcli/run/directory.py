@@ -196,7 +196,7 @@ class Run:
             write(folder)
 
     def _check_tokenizer(self) -> None:
-        """Nothing in tokenizer/ but plain files of a sane size. Their readers check what is in them."""
+        """Nothing in tokenizer/ but regular files of a sane size. Their readers check what is in them."""
         if os.path.lexists(folder := self.inside("tokenizer")):
             files.plain_files(folder, LARGEST_TOKENIZER)
 

@@ -35,10 +35,10 @@ class Entry(NamedTuple):
 
 
 class Record(dict[str, list[Entry]]):
-    """By role the files, in the order of the config. A role of which a file is no plain file is left out."""
+    """By role the files, in the order of the config. A role is left out if one of its files is not a regular file."""
 
     def digests(self) -> dict[str, str]:
-        """Of training and of validation data a number that is the same for the same contents."""
+        """A digest of the training data and one of the validation data."""
         sums = {role: "".join(entry.sha256 for entry in entries) for role, entries in self.items()}
         sums.pop("test", None)
         return {role: hashlib.sha256(text.encode()).hexdigest() for role, text in sums.items()}
@@ -51,7 +51,7 @@ class Record(dict[str, list[Entry]]):
             if then and new and len(then) != len(new):
                 lines.append(f"data.{role}: {len(then)} files, now {len(new)}")
             elif then and not new:
-                lines.append(f"data.{role}: no plain file now")
+                lines.append(f"data.{role}: not a regular file now")
             elif then and new:
                 lines += [
                     f"data.{role}, {b.path}: {_differ(a, b)}"
@@ -63,7 +63,7 @@ class Record(dict[str, list[Entry]]):
 
 def _differ(then: Entry, now: Entry) -> str:
     if then.bytes == now.bytes:
-        return f"{now.bytes:,} bytes as before, but other ones"
+        return f"{now.bytes:,} bytes as before, but their contents differ"
     return f"{then.bytes:,} bytes when it was used, {now.bytes:,} now"
 
 
@@ -187,7 +187,7 @@ def _find(named: Path, entry: Entry, key: str) -> str:
 
 
 def _is(path: Path, entry: Entry) -> bool:
-    """Whether a path leads to a plain file with this content. A pipe is not waited for, a device not read."""
+    """Whether a path leads to a regular file with this content. A pipe is not waited for, a device not read."""
     try:
         with open(
             path, "rb", opener=lambda name, flags: os.open(name, flags | files.NO_WAIT)

@@ -12,7 +12,7 @@ from .corpus import Pair, read_pairs
 from .writing import has_letter
 
 SAMPLE = 10_000  # pairs that are looked at
-ENOUGH = 20  # pairs of which some must differ
+ENOUGH = 20  # pairs; not all may be the same
 SIDES = ("source", "target")
 HEADERS = set(
     "source target src trg tgt text texts sentence sentences original translation translations reference input output id "
@@ -43,7 +43,7 @@ def _problems(pairs: Sequence[Pair], languages: Sequence[str | None]) -> Iterato
         if len(texts) > 1 and all(len(text) > 1 and text[0] == text[-1] == '"' for text in texts):
             yield f"{place}: every {name} is in quotes, as in CSV. They are learnt as part of the text: remove them."
         if len(texts) > 1 and not any(map(has_letter, texts)):
-            yield f"{place}: every {name} is a number or the like, and none has a letter. Is it the right column?"
+            yield f"{place}: no {name} has a letter: all are numbers or symbols. Is it the right column?"
         elif len(texts) >= ENOUGH and len(distinct := set(texts)) * ENOUGH <= len(texts):
             few = f"{len(distinct)} different {name}s" if len(distinct) > 1 else f"one {name}"
             yield (

@@ -183,7 +183,7 @@ def score(
 ) -> dict[str, Score]:
     """Scores by several metrics, by name. Lines may differ in their number of references.
 
-    With ``samples``, the interval in which 95 % of the scores of so many resampled corpora lie (bootstrap; Koehn 2004),
+    With ``samples``, the interval that holds 95 % of the scores of that many resampled corpora (bootstrap; Koehn 2004),
     widened to the score itself where that lies outside. Raises UserError for an unknown name, an empty corpus, sides of
     unequal length and a line without a reference.
     """

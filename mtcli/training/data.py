@@ -46,7 +46,7 @@ def training_pairs(config: Config) -> Iterator[corpus.Pair]:
 
 
 def warn_of_unknown(config: Config, data: ParallelData, validation: Evaluated) -> None:
-    """Say which share of the tokens is not in the vocabularies, if that is more than a few, and whose these are."""
+    """Warn of the share of tokens that are not in the vocabularies, and say whose vocabularies they are."""
     lines = validation[0], [references[0] for references in validation[1]]
     for number, (name, side) in enumerate(zip(("source", "target"), data.codecs)):
         ids = (data.source, data.target)[number].values[:SAMPLE_IDS]

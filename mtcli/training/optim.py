@@ -154,7 +154,7 @@ class Schedule:
         self.state: dict[str, Any] = {}  # JSON: what has to be saved to resume
 
     def factor(self, update: int, progress: float, again: bool = False) -> float:
-        """The share; ``again``: of a schedule that was begun once more, whose warm-up is never more than a tenth."""
+        """The share; ``again``: of a schedule that was restarted; its warm-up is at most a tenth of it."""
         warmup = self.config.warmup_updates
         warm = min(1.0, (update + 1) / warmup) if warmup else 1.0
         if again:

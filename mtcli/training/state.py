@@ -46,7 +46,7 @@ class Progress(BaseModel):
     cooling_share: Annotated[Number, Field(ge=0)] = 0.0  # of training, that was done then
     micro_batch_tokens: Count | None = None  # found to fit; None: all of an update does
     guessing: bool = False  # at the last line of the log the model was worse than any guess
-    ended: list[Number | None] = []  # the limits at whose end training was
+    ended: list[Number | None] = []  # the limits that training had reached
     start: Count = 0  # the update and the seconds after which the present schedule began
     start_seconds: Annotated[Number, Field(ge=0)] = 0.0
     data: dict[str, str] = {}  # digests of the training and validation data
@@ -120,7 +120,7 @@ class Progress(BaseModel):
         self.waited, self.cooling_from, self.cooling_share = 0, 0, 0.0
 
     def change_data(self, digests: dict[str, str]) -> list[str]:
-        """From here on there are these data. Returns which are other ones than before.
+        """Take over the digests of the data that there are now. Returns which of them changed.
 
         Other training data begin a new epoch. On other validation data there is no best yet, and patience begins again.
         """
