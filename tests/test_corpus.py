@@ -334,7 +334,10 @@ PAIRS = [(f"le chat {number}", f"the cat {number}") for number in range(40)]
         ([("source", "Target"), *PAIRS], "1: this looks like the header of a table"),
         ([("French", "en"), *PAIRS], "1: this looks like the header of a table"),
         ([(f'"{s}"', f'"{t}"') for s, t in PAIRS], "1: every target is in quotes, as in CSV"),
-        ([("id", "x"), *enumerate(t for _, t in PAIRS)], "1: no source has a letter: all are numbers or symbols"),
+        (
+            [("id", "x"), *enumerate(t for _, t in PAIRS)],
+            "1: no source has a letter: all are numbers or symbols",
+        ),
         (
             [(s, "eng") for s, _ in PAIRS],
             "1: 40 pairs have only one target, such as 'eng'",

@@ -311,8 +311,13 @@ def test_an_export_that_is_not_what_was_written_is_refused_by_name(three, tmp_pa
         assert f"{name}, which export.json lists, is missing" in refused(copy)
         (copy / name).symlink_to(out / name)
         assert "is a link" in refused(copy)
+    copy = shutil.copytree(out, tmp_path / "more")
+    manifest = json.loads((copy / "export.json").read_text())
+    (copy / "export.json").write_text(json.dumps({**manifest, "files": {}}))
+    assert "has a file that export.json does not list" in refused(copy)
     copy = shutil.copytree(out, tmp_path / "read")
     (copy / "README.md").write_text("mine")
+    (copy / ".hidden").write_text("mine")
     assert Translator.load(copy, "cpu").translate(["abc"])[0].text is not None
 
 

@@ -85,7 +85,8 @@ def load(
 
 
 def _verify(path: Path, sums: Any) -> None:
-    """Raises UserError for a link, and for a file that is not the one that was written."""
+    """Raises UserError for a link, and for a file that is not one that was written. The README and hidden files, which
+    are not read, may be anything."""
     there = {file.relative_to(path).as_posix(): file for file in files.plain_files(path, LARGEST)}
     if sums is None:
         log.warning(
@@ -98,6 +99,9 @@ def _verify(path: Path, sums: Any) -> None:
         if name not in there:
             raise UserError(f"{path} is damaged: {name}, which {MANIFEST} lists, is missing.")
         files.verify(there[name], expected, MANIFEST)
+    unread = {MANIFEST, README}
+    if more := [name for name in there if name not in {*sums, *unread} and name[0] != "."]:
+        raise UserError(f"{path} has a file that {MANIFEST} does not list: {more[0]}. Remove it.")
 
 
 # ------------------------------------------------------------------------------------------ writing
