@@ -315,3 +315,10 @@ def test_report_options_that_do_not_go_together_are_refused(tmp_path):
     done = mtcli(tmp_path, "report", "--html", "x", "--json", status=2)
     assert b"--html or --json, not both" in done.stderr
     assert b"is no run directory" in mtcli(tmp_path, "report", "absent", status=1).stderr
+
+
+def test_a_run_whose_test_set_is_gone_says_how_to_give_one(tmp_path):
+    run = trained(tmp_path, max_updates=1)
+    (tmp_path / "validation.tsv").rename(tmp_path / "moved.tsv")
+    done = mtcli(tmp_path, "report", str(run.path), status=1)
+    assert b"Give the test set: --data." in done.stderr

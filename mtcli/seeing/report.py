@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..config import TSV, Config, Plain, name_of
+from ..config import TSV, Config, Corpus, Plain, name_of
 from ..decoding import alignment, evaluation
 from ..decoding.alignment import Head
 from ..decoding.torch_engine import describe
@@ -54,7 +54,7 @@ def report(
     for run in runs:
         translator = Translator.load(run.path, device, threads, processes=None)
         role: record.Role = "test" if run.config.data.test else "validation"
-        tests = data or record.find(run.path, run.config.data, role)[0]
+        tests = data or _recorded(run, role)
         own = _answers(translator, tests, watch)
         summaries, seen = _data(run, translator.codecs, "given" if data else role, own, watch)
         known = following(run)
@@ -71,6 +71,14 @@ def report(
         )
         answers.append(own)
     return {"format": 1, "runs": found, "significance": _significance(answers, watch)}
+
+
+def _recorded(run: Run, role: record.Role) -> Corpus:
+    """The run's own data, if they are what they were when it was trained."""
+    try:
+        return record.find(run.path, run.config.data, role)[0]
+    except UserError as error:
+        raise UserError(f"{error} Give the test set: --data.") from None
 
 
 def following(run: Run) -> dict[str, Any]:
