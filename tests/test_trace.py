@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, strategies as st
 from pydantic import TypeAdapter
 
-from mtcli import Translator, config as configs
+from mtcli import Translator
 from mtcli.config import Characters, Subwords, Words
 from mtcli.decoding.alignment import Head, by_words, find, kept, word_pairs
 from mtcli.run.directory import Run
@@ -24,7 +24,6 @@ from mtcli.seeing.trace import Trace
 from mtcli.support.errors import UserError
 from mtcli.text.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 from mtcli.text.vocab import EOS
-from mtcli.training.trainer import Trainer
 
 SCHEMA = Path(__file__).parent.parent / "docs/trace.schema.json"
 SOURCES = ["abc", "a bc fade", "dcb a", "q"]
@@ -32,14 +31,7 @@ SOURCES = ["abc", "a bc fade", "dcb a", "q"]
 
 @pytest.fixture(scope="module", params=["gru", "transformer"])
 def translator(request, tmp_path_factory) -> Translator:
-    folder = tmp_path_factory.mktemp(request.param)
-    tiny.write(folder)
-    path = tiny.write_config(folder, model=request.param)
-    run = Run.create(folder / "run", path.read_text(), configs.load(path))
-    Trainer(run, torch.device("cpu")).train()
-    loaded = Translator.load(folder / "run", device="cpu")
-    loaded.engine.model.double()
-    return loaded
+    return tiny.translator(tmp_path_factory.mktemp(request.param), request.param)
 
 
 def test_schema_in_the_docs_is_that_of_the_dataclasses():

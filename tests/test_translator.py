@@ -12,30 +12,21 @@ import tiny
 import torch
 from hypothesis import example, given, strategies as st
 
-from mtcli import Translator, config as configs
+from mtcli import Translator
 from mtcli.decoding import translator as translating
 from mtcli.decoding.engine import Hypothesis
 from mtcli.decoding.evaluation import evaluate
 from mtcli.decoding.torch_engine import TorchEngine
 from mtcli.decoding.translator import _shared_batches
-from mtcli.run.directory import Run
 from mtcli.support.errors import UserError
 from mtcli.text.vocab import EOS
-from mtcli.training.trainer import Trainer
 
 SOURCES = [source for source, _ in tiny.pairs(30, seed=2)]
 
 
 @pytest.fixture(scope="module", params=["gru", "transformer"])
 def translator(request, tmp_path_factory) -> Translator:
-    folder = tmp_path_factory.mktemp(request.param)
-    tiny.write(folder)
-    path = tiny.write_config(folder, model=request.param)
-    run = Run.create(folder / "run", path.read_text(), configs.load(path))
-    Trainer(run, torch.device("cpu")).train()
-    loaded = Translator.load(folder / "run", device="cpu")
-    loaded.engine.model.double()
-    return loaded
+    return tiny.translator(tmp_path_factory.mktemp(request.param), request.param)
 
 
 def texts(translations) -> list[list[str]]:

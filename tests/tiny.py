@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from mtcli import Translator
 
 MODELS: dict[str, dict[str, Any]] = {
     "gru": {"type": "gru", "embedding_size": 12, "hidden_size": 16, "dropout": 0.1},
@@ -57,3 +60,20 @@ def write_config(folder: Path, name: str = "tiny.yaml", **options: Any) -> Path:
     path = folder / name
     path.write_text(yaml.safe_dump(config(folder, **options)), encoding="utf-8")
     return path
+
+
+def translator(folder: Path, model: str) -> Translator:
+    """One in float64, from a run in ``folder`` that this trains."""
+    import torch
+
+    from mtcli import Translator, config as configs
+    from mtcli.run.directory import Run
+    from mtcli.training.trainer import Trainer
+
+    write(folder)
+    path = write_config(folder, model=model)
+    run = Run.create(folder / "run", path.read_text(), configs.load(path))
+    Trainer(run, torch.device("cpu")).train()
+    loaded = Translator.load(folder / "run", device="cpu")
+    loaded.engine.model.double()
+    return loaded
