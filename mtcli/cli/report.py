@@ -33,7 +33,7 @@ def report(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
-    """What runs came to: data, learning curves, scores, worst and best sentences, what the model looks at."""
+    """The results of runs: data, learning curves, scores, worst and best sentences, what the model looks at."""
     if follow and not html:
         raise BadParameter("--follow goes with --html, the page to write")
     if html and as_json:

@@ -78,7 +78,7 @@ def train(
 
 
 def _tell_result(trainer: Trainer, longer: bool) -> None:
-    """Say what a finished training has come to, and what to do next; ``longer``: whether it made any update."""
+    """Say how a finished training ended, and what to do next; ``longer``: whether it made any update."""
     path, progress, settings = trainer.run.path, trainer.progress, trainer.settings
     best, scored = trainer.run.best, "no score better than guessing"
     if best:

@@ -1,4 +1,4 @@
-"""What runs came to, as plain data: one run, or several side by side. Page and terminal show the same."""
+"""The results of runs, as plain data: one run, or several side by side. Page and terminal show the same."""
 
 from __future__ import annotations
 
